@@ -1,0 +1,162 @@
+"""Quasi-Newton acceleration of the relaxation, kept monotone by the likelihood.
+
+One relaxation maps a point x = (Q, P) to G(x). From the residuals G(x) - x of the
+last few points, Anderson's secant method proposes the next point to map. The pass
+that maps it also returns its likelihood, and a point whose likelihood fell is
+refused: the search goes on from the best point's own map, then from halfway there.
+
+Plain numpy on vectors: it runs on the driver, which needs no device and no jax.
+
+References
+----------
+Anderson (1965), Journal of the ACM 12:547-560.
+Zhou, Alexander and Lange (2011), Statistics and Computing 21:261-273.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from estimator.config import MIN_FREQUENCY
+
+# Relative to the trace: keeps the least squares solvable when the residuals of
+# successive points become parallel.
+REGULARISATION = 1e-12
+# After this many halvings a step is below the resolution of float32.
+MAX_HALVINGS = 20
+_DOT_BLOCK = 1 << 20
+
+FloatArray = npt.NDArray[np.float32]
+
+
+class Point(NamedTuple):
+    """One value of the model's parameters.
+
+    Attributes
+    ----------
+    ancestry
+        Q, shape (people, populations), rows on the simplex.
+    frequencies
+        P, shape (populations, variants), inside (0, 1).
+    """
+
+    ancestry: FloatArray
+    frequencies: FloatArray
+
+
+class Evaluation(NamedTuple):
+    """A point, its log-likelihood, and what one relaxation makes of it.
+
+    ``round_number`` tells evaluations apart and finds them again on disk.
+    """
+
+    round_number: int
+    point: Point
+    mapped: Point
+    log_likelihood: float
+
+
+@dataclass(frozen=True)
+class Search:
+    """Everything that the next proposal depends on.
+
+    Attributes
+    ----------
+    tolerance
+        Gain in log-likelihood below which a round counts as calm.
+    n_secants
+        Most differences of residuals that a proposal combines.
+    history
+        Accepted evaluations that the secants come from, oldest first.
+    best
+        The accepted evaluation of highest likelihood.
+    halvings
+        How often the step from the best point was halved since the last acceptance.
+    calm_rounds
+        Accepted rounds in a row that gained less than the tolerance.
+    """
+
+    tolerance: float
+    n_secants: int = 3
+    history: tuple[Evaluation, ...] = ()
+    best: Evaluation | None = None
+    halvings: int = 0
+    calm_rounds: int = 0
+
+    @property
+    def converged(self) -> bool:
+        """Whether a calm round was confirmed by the next, or no step is left."""
+        return self.calm_rounds >= 2 or self.halvings > MAX_HALVINGS
+
+
+def advance(search: Search, evaluation: Evaluation) -> Search:
+    """Accept or refuse an evaluated point.
+
+    A fall within the tolerance is rounding of the sums and no reason to refuse.
+    """
+    if search.best is None:
+        return replace(search, history=(evaluation,), best=evaluation)
+    gain = evaluation.log_likelihood - search.best.log_likelihood
+    # Not `gain < -tolerance`: a likelihood of NaN is refused too.
+    if not gain >= -search.tolerance:
+        was_plain = len(search.history) == 1
+        return replace(
+            search,
+            history=(search.best,),
+            halvings=search.halvings + 1 if was_plain else 0,
+        )
+    return replace(
+        search,
+        history=(*search.history, evaluation)[-search.n_secants - 1 :],
+        best=evaluation if gain > 0 else search.best,
+        halvings=0,
+        calm_rounds=search.calm_rounds + 1 if gain < search.tolerance else 0,
+    )
+
+
+def propose(search: Search) -> Point:
+    """Return the next point to evaluate, inside the constraints."""
+    latest = search.history[-1]
+    if len(search.history) == 1:
+        share = np.float32(0.5**search.halvings)
+        return Point(*(x + share * (g - x) for x, g in zip(*latest[1:3], strict=True)))
+    weights = _secant_weights(search.history)
+    # The combination's weights sum to one, so rows of Q keep their sums.
+    latest_weight = np.float32(1 - weights.sum())
+    combined = [latest_weight * mapped for mapped in latest.mapped]
+    for weight, evaluation in zip(weights, search.history[:-1], strict=True):
+        for total, mapped in zip(combined, evaluation.mapped, strict=True):
+            total += np.float32(weight) * mapped
+    return _constrain(Point(*combined))
+
+
+def _secant_weights(history: Sequence[Evaluation]) -> npt.NDArray[np.float64]:
+    """Weights of the earlier maps that cancel the latest residual best."""
+    residuals = [
+        np.concatenate([(g - x).ravel() for x, g in zip(*e[1:3], strict=True)])
+        for e in history
+    ]
+    latest = residuals.pop()
+    differences = [latest - residual for residual in residuals]
+    gram = np.array([[_dot(a, b) for b in differences] for a in differences])
+    right = np.array([_dot(a, latest) for a in differences])
+    gram += np.eye(len(gram)) * (REGULARISATION * np.trace(gram) + 1e-300)
+    return np.linalg.solve(gram, right)
+
+
+def _dot(a: FloatArray, b: FloatArray) -> float:
+    """Inner product in float64, in an order that no number of threads changes."""
+    return sum(
+        float(np.sum(a[i : i + _DOT_BLOCK].astype(np.float64) * b[i : i + _DOT_BLOCK]))
+        for i in range(0, len(a), _DOT_BLOCK)
+    )
+
+
+def _constrain(point: Point) -> Point:
+    ancestry = np.clip(point.ancestry, 0, None)
+    ancestry /= ancestry.sum(axis=1, keepdims=True)
+    frequencies = np.clip(point.frequencies, MIN_FREQUENCY, 1 - MIN_FREQUENCY)
+    return Point(ancestry, frequencies)

@@ -1,0 +1,282 @@
+"""The binomial log-likelihood of the ADMIXTURE model, its gradients and Hessians.
+
+With p = QP the frequency of the alternate allele for a person and a variant, g the
+alternate alleles counted and n those called (2, or 0 where the call is missing):
+
+    log-likelihood   sum g log p + (n - g) log(1 - p)
+    d                g / p - (n - g) / (1 - p)
+    w                g / p^2 + (n - g) / (1 - p)^2
+    gradient of Q    d P'          negative Hessian    w (P_k P_l)'
+    gradient of P    Q' d          negative Hessian    (Q_k Q_l)' w
+
+Everything is a matrix product over tiles of people and variants that stay in cache;
+no matrix of people by variants is ever held in floating point. Genotypes arrive at
+two bits each (`estimator.packing`). Instead of interleaving the four variants of
+each byte, frequencies are laid out to match: `tile_variants` puts the variants of a
+tile that share a position within their bytes side by side.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float32, Float64, UInt8
+
+from estimator.config import MIN_FREQUENCY
+from estimator.packing import ALL_MISSING_BYTE, MISSING_CODE, VARIANTS_PER_BYTE
+from estimator.quadratic import pair_indices
+
+Packed = UInt8[Array, "people bytes"]
+Ancestry = Float32[Array, "people k"]
+FrequencyTiles = Float32[Array, "tiles 4 k width"]
+
+
+class TileShape(NamedTuple):
+    """How much of the data one step of a kernel works on.
+
+    Attributes
+    ----------
+    people
+        People per tile; shards are padded to a multiple of it.
+    width
+        Bytes of packed genotypes per tile: four times as many variants.
+    """
+
+    people: int
+    width: int
+
+    @property
+    def variants(self) -> int:
+        """Variants per tile."""
+        return self.width * VARIANTS_PER_BYTE
+
+
+# A CPU tile keeps its float32 temporaries in the second-level cache; a GPU tile is
+# large enough to fill the device.
+_TILES = {
+    "cpu": TileShape(people=128, width=256),
+    "gpu": TileShape(people=1024, width=8192),
+}
+
+
+def tile_shape(platform: str | None = None) -> TileShape:
+    """Tile sizes for a kind of device, by default the one that jax uses."""
+    platform = platform or jax.default_backend()
+    return _TILES["cpu" if platform == "cpu" else "gpu"]
+
+
+class AncestryStatistics(NamedTuple):
+    """Derivatives of the log-likelihood in the rows of Q, and its value."""
+
+    gradient: Float32[Array, "people k"]
+    hessian: Float32[Array, "people pairs"]
+    log_likelihood: Float64[Array, " people"]
+
+
+class FrequencyStatistics(NamedTuple):
+    """Derivatives of the log-likelihood in the columns of P, tiled as P is."""
+
+    gradient: Float32[Array, "tiles 4 k width"]
+    hessian: Float32[Array, "tiles 4 pairs width"]
+
+
+def tile_variants(
+    values: Float32[Array, "rows variants"], width: int, fill: float = 0.5
+) -> Float32[Array, "tiles 4 rows width"]:
+    """Lay out per-variant rows tile by tile, then by position within a byte."""
+    rows, n_variants = values.shape
+    per_tile = width * VARIANTS_PER_BYTE
+    padding = -n_variants % per_tile
+    padded = jnp.pad(values, ((0, 0), (0, padding)), constant_values=fill)
+    tiles = padded.reshape(rows, -1, width, VARIANTS_PER_BYTE)
+    return tiles.transpose(1, 3, 0, 2)
+
+
+def untile_variants(
+    tiles: Float32[Array, "tiles 4 rows width"], n_variants: int
+) -> Float32[Array, "rows variants"]:
+    """Undo `tile_variants`."""
+    rows = tiles.shape[2]
+    return tiles.transpose(2, 0, 3, 1).reshape(rows, -1)[:, :n_variants]
+
+
+class _Counts(NamedTuple):
+    alternate: Float32[Array, "people width"]
+    reference: Float32[Array, "people width"]
+
+
+def _count_alleles(codes: UInt8[Array, "people width"]) -> _Counts:
+    called = codes != MISSING_CODE
+    alternate = jnp.where(called, codes, jnp.uint8(0))
+    reference = jnp.where(called, jnp.uint8(2) - codes, jnp.uint8(0))
+    return _Counts(alternate.astype(jnp.float32), reference.astype(jnp.float32))
+
+
+def _frequency(ancestry: Ancestry, frequencies: Float32[Array, "k width"]) -> Array:
+    """Individual allele frequencies QP, kept inside (0, 1) against rounding."""
+    mixed = jnp.matmul(ancestry, frequencies, precision=jax.lax.Precision.HIGHEST)
+    return jnp.clip(mixed, MIN_FREQUENCY, 1.0 - MIN_FREQUENCY)
+
+
+class _Derivatives(NamedTuple):
+    first: Float32[Array, "people width"]
+    second: Float32[Array, "people width"]
+
+
+def _derivatives(counts: _Counts, p: Array) -> _Derivatives:
+    """First derivative of the log-likelihood in p, and minus the second."""
+    per_alternate = 1.0 / p
+    per_reference = 1.0 / (1.0 - p)
+    alternate = counts.alternate * per_alternate
+    reference = counts.reference * per_reference
+    return _Derivatives(
+        alternate - reference, alternate * per_alternate + reference * per_reference
+    )
+
+
+def _probability(codes: UInt8[Array, "people width"], p: Array) -> Array:
+    """Probability of each genotype without the binomial coefficient; 1 if missing."""
+    first = jnp.where(codes == 0, 1.0 - p, p)
+    second = jnp.where(codes == 2, p, 1.0 - p)
+    return jnp.where(codes == MISSING_CODE, jnp.float32(1), first * second)
+
+
+def slice_tile(
+    packed: Packed, row: Array, column: Array, tile: TileShape
+) -> UInt8[Array, "tile_people width"]:
+    """Packed genotypes of one tile, counted in tiles."""
+    return jax.lax.dynamic_slice(
+        packed, (row * tile.people, column * tile.width), (tile.people, tile.width)
+    )
+
+
+def unpack_codes(
+    packed_tile: UInt8[Array, "people width"], position: int
+) -> UInt8[Array, "people width"]:
+    """Codes of the variants at one of the four positions within their bytes."""
+    return (packed_tile >> jnp.uint8(2 * position)) & jnp.uint8(MISSING_CODE)
+
+
+def _pairs(rows: Float32[Array, "k n"]) -> Float32[Array, "pairs n"]:
+    first, second = pair_indices(rows.shape[0])
+    return rows[first] * rows[second]
+
+
+_product = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+
+
+def pad_shard(packed: np.ndarray, tile: TileShape) -> np.ndarray:
+    """Fill a shard up with missing to a whole number of tiles in both directions."""
+    padding = [(0, -size % unit) for size, unit in zip(packed.shape, tile, strict=True)]
+    return np.pad(packed, padding, constant_values=ALL_MISSING_BYTE)
+
+
+def pad_ancestry(ancestry: np.ndarray, n_people: int) -> np.ndarray:
+    """Q with rows of 1/K added for the people that `pad_shard` added."""
+    padding = [(0, n_people - len(ancestry)), (0, 0)]
+    uniform = 1 / ancestry.shape[1]
+    return np.pad(ancestry.astype(np.float32), padding, constant_values=uniform)
+
+
+@partial(jax.jit, static_argnames=("tile",))
+def ancestry_statistics(
+    packed: Packed, ancestry: Ancestry, frequencies: FrequencyTiles, *, tile: TileShape
+) -> AncestryStatistics:
+    """Gradient and negative Hessian of each person's log-likelihood in Q.
+
+    Parameters
+    ----------
+    packed
+        Genotypes, a whole number of tiles in both directions (`pad_shard`).
+    ancestry
+        Q of the same people.
+    frequencies
+        P from `tile_variants`.
+    tile
+        The tile that ``packed`` was padded to and ``frequencies`` laid out for.
+
+    Returns
+    -------
+    Statistics of every person. The Hessian holds K(K+1)/2 entries in the order of
+    `pair_indices`. Logarithms are taken in float32 of two genotypes at a time and
+    summed in float64.
+    """
+    n_people, k = ancestry.shape
+    n_pairs = k * (k + 1) // 2
+
+    def people_tile(row: Array) -> AncestryStatistics:
+        q = jax.lax.dynamic_slice_in_dim(ancestry, row * tile.people, tile.people)
+
+        def variant_tile(column: Array, sums: AncestryStatistics) -> AncestryStatistics:
+            block = slice_tile(packed, row, column, tile)
+            gradient, hessian, log_likelihood = sums
+            probabilities = []
+            for position in range(VARIANTS_PER_BYTE):
+                codes = unpack_codes(block, position)
+                p_tile = frequencies[column, position]
+                p = _frequency(q, p_tile)
+                first, second = _derivatives(_count_alleles(codes), p)
+                gradient = gradient + _product(first, p_tile.T)
+                hessian = hessian + _product(second, _pairs(p_tile).T)
+                probabilities.append(_probability(codes, p))
+            for left, right in zip(
+                probabilities[0::2], probabilities[1::2], strict=True
+            ):
+                # Two probabilities are at least 2**-80: no underflow.
+                logs = jnp.log(left * right).astype(jnp.float64)
+                log_likelihood = log_likelihood + jnp.sum(logs, axis=1)
+            return AncestryStatistics(gradient, hessian, log_likelihood)
+
+        start = AncestryStatistics(
+            jnp.zeros((tile.people, k), jnp.float32),
+            jnp.zeros((tile.people, n_pairs), jnp.float32),
+            jnp.zeros(tile.people, jnp.float64),
+        )
+        return jax.lax.fori_loop(0, frequencies.shape[0], variant_tile, start)
+
+    tiles = jax.lax.map(people_tile, jnp.arange(n_people // tile.people))
+    return AncestryStatistics(
+        tiles.gradient.reshape(n_people, k),
+        tiles.hessian.reshape(n_people, n_pairs),
+        tiles.log_likelihood.reshape(n_people),
+    )
+
+
+@partial(jax.jit, static_argnames=("tile",))
+def frequency_statistics(
+    packed: Packed, ancestry: Ancestry, frequencies: FrequencyTiles, *, tile: TileShape
+) -> FrequencyStatistics:
+    """Gradient and negative Hessian of the shard's log-likelihood in P.
+
+    Parameters and layout as in `ancestry_statistics`; the sums of several shards
+    are added.
+    """
+    n_people, k = ancestry.shape
+    n_pairs = k * (k + 1) // 2
+
+    def variant_tile(column: Array) -> FrequencyStatistics:
+        p_tiles = frequencies[column]
+
+        def people_tile(row: Array, sums: FrequencyStatistics) -> FrequencyStatistics:
+            block = slice_tile(packed, row, column, tile)
+            q = jax.lax.dynamic_slice_in_dim(ancestry, row * tile.people, tile.people)
+            q_pairs = _pairs(q.T)
+            gradients, hessians = [], []
+            for position in range(VARIANTS_PER_BYTE):
+                counts = _count_alleles(unpack_codes(block, position))
+                first, second = _derivatives(counts, _frequency(q, p_tiles[position]))
+                gradients.append(_product(q.T, first))
+                hessians.append(_product(q_pairs, second))
+            return FrequencyStatistics(
+                sums.gradient + jnp.stack(gradients), sums.hessian + jnp.stack(hessians)
+            )
+
+        start = FrequencyStatistics(
+            jnp.zeros((VARIANTS_PER_BYTE, k, tile.width), jnp.float32),
+            jnp.zeros((VARIANTS_PER_BYTE, n_pairs, tile.width), jnp.float32),
+        )
+        return jax.lax.fori_loop(0, n_people // tile.people, people_tile, start)
+
+    return jax.lax.map(variant_tile, jnp.arange(frequencies.shape[0]))

@@ -1,0 +1,198 @@
+"""Starting values for Q and P from the leading components of the genotypes.
+
+Half the genotype is QP in expectation, so with f the pooled frequencies the centred
+genotypes are QP - 1f' plus noise, of rank K - 1. A randomised singular value
+decomposition finds that part, 1f' + USV' = LR with K columns and rows, without the
+noise; alternating least squares then factors the small LR into a Q on the simplex
+and a P in the box, with no further look at the genotypes.
+
+Least squares has several local optima. It starts from the extreme people in the space
+of components (the successive projection algorithm) and from random frequencies, and
+the closest fit is kept.
+
+References
+----------
+Halko, Martinsson and Tropp (2011), SIAM Review 53:217-288.
+Gillis and Vavasis (2014), IEEE Transactions on Pattern Analysis 36:698-711.
+"""
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+
+from estimator.centred import centred_times, centred_transposed_times
+from estimator.likelihood import TileShape, pad_shard, tile_variants, untile_variants
+from estimator.packing import packed_width
+
+OVERSAMPLING = 10
+POWER_ITERATIONS = 4
+N_RANDOM_STARTS = 3
+MAX_ALTERNATIONS = 300
+# Root mean square change of P at which the alternations stop.
+ALTERNATION_TOLERANCE = 1e-4
+# The factorisation needs no more variants than this to find Q.
+MAX_FACTOR_VARIANTS = 8_192
+# Keeps starting frequencies where a Newton step is well scaled.
+FREQUENCY_MARGIN = 1e-3
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class StartingValues:
+    """Q (people, populations) and P (populations, variants), float32."""
+
+    ancestry: npt.NDArray[np.float32]
+    frequencies: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class _LowRank:
+    left: FloatArray  # people x K
+    right: FloatArray  # K x variants
+
+
+def spectral_start(
+    packed: npt.NDArray[np.uint8],
+    frequency: npt.NDArray[np.float64],
+    n_populations: int,
+    *,
+    seed: int,
+    tile: TileShape,
+) -> StartingValues:
+    """Q and P for the people and variants given.
+
+    Parameters
+    ----------
+    packed
+        Genotypes of a sample of people and variants, from `pack_genotypes`.
+    frequency
+        Pooled frequency of each variant's alternate allele, in [0, 1].
+    n_populations
+        K, at most the number of people and of variants.
+    seed
+        Of the random projections and the random starts.
+    tile
+        Size of the steps of the genotype products.
+
+    Returns
+    -------
+    Starting values, near the least-squares solution; P inside (0, 1).
+
+    Raises
+    ------
+    ValueError
+        If K is more than the data can carry, or the widths disagree.
+    """
+    largest = min(len(packed), len(frequency))
+    if not 1 <= n_populations <= largest:
+        raise ValueError(
+            f"n_populations must lie in [1, {largest}] for {len(packed)} people and "
+            f"{len(frequency)} variants, got {n_populations}"
+        )
+    rng = np.random.default_rng(seed)
+    low_rank = _decompose(packed, frequency, n_populations, rng, tile)
+    stride = -(-len(frequency) // MAX_FACTOR_VARIANTS)
+    reduced = _LowRank(low_rank.left, low_rank.right[:, ::stride])
+    random = rng.uniform(0.05, 0.95, (N_RANDOM_STARTS, *reduced.right.shape))
+    candidates = [_extreme_people(low_rank.left) @ reduced.right, *random]
+    fits = [_alternate(reduced, _bounded(candidate)) for candidate in candidates]
+    closest = min(fits, key=lambda fit: fit.loss)
+    frequencies = _least_squares_frequencies(low_rank, closest.ancestry)
+    return StartingValues(
+        closest.ancestry.astype(np.float32), frequencies.astype(np.float32)
+    )
+
+
+def _decompose(
+    packed: npt.NDArray[np.uint8],
+    frequency: npt.NDArray[np.float64],
+    n_populations: int,
+    rng: np.random.Generator,
+    tile: TileShape,
+) -> _LowRank:
+    """Pooled frequencies plus the K - 1 leading components of what remains."""
+    n_people, n_variants = packed.shape[0], len(frequency)
+    if packed.shape[1] != packed_width(n_variants):
+        raise ValueError(
+            f"{n_variants} variants are {packed_width(n_variants)} bytes a person; "
+            f"the packed genotypes have {packed.shape[1]}"
+        )
+    padded = jnp.asarray(pad_shard(packed, tile))
+    f = tile_variants(jnp.asarray(frequency[None], jnp.float32), tile.width)
+    rank = min(n_populations - 1 + OVERSAMPLING, n_people, n_variants)
+    random = rng.standard_normal((rank, n_variants)).astype(np.float32)
+    factor = tile_variants(jnp.asarray(random), tile.width, fill=0.0)
+    for _ in range(POWER_ITERATIONS):
+        basis = np.linalg.qr(np.asarray(centred_times(padded, f, factor, tile=tile)))[0]
+        factor = centred_transposed_times(padded, f, jnp.asarray(basis), tile=tile)
+    projected = np.asarray(untile_variants(factor, n_variants), np.float64)
+    u, s, vt = np.linalg.svd(projected, full_matrices=False)
+    kept = slice(0, n_populations - 1)
+    people = basis[:n_people].astype(np.float64) @ u[:, kept] * s[kept]
+    left = np.column_stack([np.ones(n_people), people])
+    return _LowRank(left, np.vstack([frequency, vt[kept]]))
+
+
+def _extreme_people(left: FloatArray) -> FloatArray:
+    """Rows of the K people who span the largest simplex, chosen greedily."""
+    remaining = left[:, 1:] - left[:, 1:].mean(axis=0)
+    chosen = [int(np.argmax(np.sum(remaining**2, axis=1)))]
+    remaining = remaining - remaining[chosen[0]]
+    for _ in range(left.shape[1] - 1):
+        squares = np.sum(remaining**2, axis=1)
+        chosen.append(int(np.argmax(squares)))
+        largest = squares[chosen[-1]]
+        direction = remaining[chosen[-1]] / np.sqrt(max(largest, 1e-300))
+        remaining = remaining - np.outer(remaining @ direction, direction)
+    return left[chosen]
+
+
+@dataclass(frozen=True)
+class _Factors:
+    ancestry: FloatArray
+    loss: float
+
+
+def _alternate(low_rank: _LowRank, frequencies: FloatArray) -> _Factors:
+    """Alternating least squares for LR = QP within the constraints, from P."""
+    for _ in range(MAX_ALTERNATIONS):
+        ancestry = _least_squares_ancestry(low_rank, frequencies)
+        updated = _least_squares_frequencies(low_rank, ancestry)
+        change = np.sqrt(np.mean((updated - frequencies) ** 2))
+        frequencies = updated
+        if change < ALTERNATION_TOLERANCE:
+            break
+    # |LR - QP|^2 from K x K products alone.
+    loss = (
+        np.sum((low_rank.left.T @ low_rank.left) * (low_rank.right @ low_rank.right.T))
+        - 2 * np.sum((ancestry.T @ low_rank.left) * (frequencies @ low_rank.right.T))
+        + np.sum((ancestry.T @ ancestry) * (frequencies @ frequencies.T))
+    )
+    return _Factors(ancestry, float(loss))
+
+
+def _least_squares_ancestry(low_rank: _LowRank, frequencies: FloatArray) -> FloatArray:
+    cross = low_rank.left @ (low_rank.right @ frequencies.T)
+    free = _solve(frequencies @ frequencies.T, cross.T).T
+    inside = np.clip(free, 0, None)
+    total = inside.sum(axis=1, keepdims=True)
+    uniform = 1 / inside.shape[1]
+    return np.where(total > 0, inside / np.where(total > 0, total, 1), uniform)
+
+
+def _least_squares_frequencies(low_rank: _LowRank, ancestry: FloatArray) -> FloatArray:
+    cross = (ancestry.T @ low_rank.left) @ low_rank.right
+    return _bounded(_solve(ancestry.T @ ancestry, cross))
+
+
+def _solve(gram: FloatArray, right: FloatArray) -> FloatArray:
+    """Solve K normal equations, singular where populations coincide or are empty."""
+    ridge = 1e-9 * np.trace(gram) * np.eye(len(gram))
+    return np.linalg.solve(gram + ridge, right)
+
+
+def _bounded(frequencies: FloatArray) -> FloatArray:
+    return np.clip(frequencies, FREQUENCY_MARGIN, 1 - FREQUENCY_MARGIN)

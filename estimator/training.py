@@ -1,0 +1,249 @@
+"""Amortised training: an encoder that gives Q for anyone in one forward pass.
+
+The first layer is the weighted least-squares projector of the fitted model,
+A = D P' (P D P')^-1 with D = 1 / (f (1 - f)), which recovers q - mean(q) from the
+centred genotypes of a person. It is fixed, so training sees K features of a person,
+not M genotypes, and cannot overfit M weights; `model.assemble_estimator` folds it
+into the first kernel afterwards.
+
+Weights are first distilled from the fitted Q on the features alone, then trained on
+streamed minibatches whose loss adds the binomial likelihood of the genotypes given
+the encoder's Q to the cross-entropy to the fitted Q.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+import optax
+from flax import nnx
+from jaxtyping import Array, Float32
+
+from estimator.centred import centred_times
+from estimator.config import AncestryEstimatorConfig
+from estimator.likelihood import (
+    Ancestry,
+    FrequencyTiles,
+    Packed,
+    TileShape,
+    ancestry_statistics,
+)
+from estimator.model import FeatureEncoder
+
+# A dictionary of float32 arrays, nested as the encoder's layers are.
+Weights = dict[str, Any]
+
+DISTILLATION_STEPS = 2_000
+DISTILLATION_BATCH = 512
+# Keeps the logarithm of an encoder's proportion finite.
+SMALLEST_PROPORTION = 1e-9
+# The likelihood's part in the minibatch loss, per called genotype.
+LIKELIHOOD_WEIGHT = 10.0
+
+
+class Projector(NamedTuple):
+    """The fixed first layer.
+
+    Attributes
+    ----------
+    factor
+        A', one row a population, scaled to features of unit variance;
+        shape (populations, variants), float32.
+    centre
+        Expected frequency of each variant's alternate allele, float32.
+    """
+
+    factor: npt.NDArray[np.float32]
+    centre: npt.NDArray[np.float32]
+
+
+def projector(
+    ancestry: npt.NDArray[np.float32], frequencies: npt.NDArray[np.float32]
+) -> Projector:
+    """Least-squares projector of a fitted model.
+
+    Parameters
+    ----------
+    ancestry
+        Fitted Q, shape (people, populations).
+    frequencies
+        Fitted P, shape (populations, variants), inside (0, 1).
+    """
+    q = ancestry.astype(np.float64)
+    p = frequencies.astype(np.float64)
+    centre = q.mean(axis=0) @ p
+    weighted = p / (centre * (1 - centre))
+    gram = weighted @ p.T
+    # Populations that coincide make the Gram matrix singular.
+    ridge = 1e-9 * np.trace(gram) * np.eye(len(gram))
+    spread = np.maximum(q.std(axis=0), 1e-3)
+    factor = np.linalg.solve(gram + ridge, weighted) / spread[:, None]
+    return Projector(factor.astype(np.float32), centre.astype(np.float32))
+
+
+def encoder_features(
+    packed: Packed,
+    n_called: Float32[Array, " people"],
+    n_variants: int,
+    centre: Float32[Array, "tiles 4 1 width"],
+    factor: Float32[Array, "tiles 4 features width"],
+    *,
+    tile: TileShape,
+) -> Float32[Array, "people features"]:
+    """Features of packed genotypes, equal to ``standardise(genotypes) @ A``.
+
+    ``n_called`` counts each person's called genotypes; ``centre`` and ``factor``
+    are the projector's, from `tile_variants` with zeros as filling.
+    """
+    products = centred_times(packed, centre, factor, tile=tile)
+    return products * (n_variants / jnp.maximum(n_called, 1.0))[:, None]
+
+
+def _split(config: AncestryEstimatorConfig, seed: int) -> tuple[Any, ...]:
+    encoder = FeatureEncoder(config.n_populations, config, rngs=nnx.Rngs(seed))
+    return nnx.split(encoder, nnx.Param, ...)
+
+
+def initial_weights(config: AncestryEstimatorConfig, *, seed: int) -> Weights:
+    """Random weights of a fresh encoder of K features."""
+    return nnx.to_pure_dict(_split(config, seed)[1])
+
+
+def build_encoder(config: AncestryEstimatorConfig, weights: Weights) -> FeatureEncoder:
+    """Return an encoder with these weights, in evaluation mode."""
+    graph, parameters, rest = _split(config, 0)
+    nnx.replace_by_pure_dict(parameters, jax.tree.map(jnp.asarray, weights))
+    return nnx.merge(graph, parameters, rest)
+
+
+def _cross_entropy(proportions: Ancestry, target: Ancestry) -> Array:
+    return -jnp.mean(
+        jnp.sum(target * jnp.log(proportions + SMALLEST_PROPORTION), axis=-1)
+    )
+
+
+@partial(jax.jit, static_argnames=("config", "n_steps"))
+def _distill(
+    weights: Weights,
+    features: Float32[Array, "people features"],
+    ancestry: Ancestry,
+    key: Array,
+    config: AncestryEstimatorConfig,
+    n_steps: int,
+) -> Weights:
+    schedule = optax.warmup_cosine_decay_schedule(0.0, 3e-3, n_steps // 20, n_steps)
+    optimizer = optax.adam(schedule)
+
+    def loss(weights: Weights, rows: Array) -> Array:
+        return _cross_entropy(
+            build_encoder(config, weights)(features[rows]), ancestry[rows]
+        )
+
+    def step(index: Array, state: tuple[Weights, Any]) -> tuple[Weights, Any]:
+        weights, optimizer_state = state
+        rows = jax.random.randint(
+            jax.random.fold_in(key, index), (DISTILLATION_BATCH,), 0, len(features)
+        )
+        gradients = jax.grad(loss)(weights, rows)
+        updates, optimizer_state = optimizer.update(gradients, optimizer_state)
+        return optax.apply_updates(weights, updates), optimizer_state
+
+    state = (weights, optimizer.init(weights))
+    return jax.lax.fori_loop(0, n_steps, step, state)[0]
+
+
+def distill(
+    config: AncestryEstimatorConfig,
+    features: npt.NDArray[np.float32],
+    ancestry: npt.NDArray[np.float32],
+    *,
+    seed: int,
+) -> Weights:
+    """Weights fitted to known Q on features alone: where streaming starts from."""
+    return _distill(
+        initial_weights(config, seed=seed),
+        jnp.asarray(features),
+        jnp.asarray(ancestry),
+        jax.random.key(seed),
+        config,
+        DISTILLATION_STEPS,
+    )
+
+
+class MinibatchGradient(NamedTuple):
+    """Summed over the people of one minibatch slice, to be added over slices."""
+
+    weights: Weights
+    loss: Array
+    n_people: Array
+
+
+class Minibatch(NamedTuple):
+    """One slice of a minibatch: genotypes, features and fitted Q of its people."""
+
+    packed: Packed
+    n_called: Float32[Array, " people"]
+    features: Float32[Array, "people features"]
+    ancestry: Ancestry
+
+
+@partial(jax.jit, static_argnames=("config", "tile"))
+def minibatch_gradient(
+    weights: Weights,
+    batch: Minibatch,
+    frequencies: FrequencyTiles,
+    config: AncestryEstimatorConfig,
+    tile: TileShape,
+) -> MinibatchGradient:
+    """Gradient of the minibatch loss in the weights.
+
+    The genotypes enter through the gradient of their likelihood in Q, which the
+    tiled kernel gives, so that no matrix of people by variants is built. People
+    with no called genotype, and the padding, count for nothing.
+    """
+    informative = (batch.n_called > 0).astype(jnp.float32)
+
+    def loss(weights: Weights) -> tuple[Array, Array]:
+        q = build_encoder(config, weights)(batch.features)
+        statistics = ancestry_statistics(
+            batch.packed, jax.lax.stop_gradient(q), frequencies, tile=tile
+        )
+        scale = LIKELIHOOD_WEIGHT / jnp.maximum(batch.n_called, 1.0)
+        slope = jax.lax.stop_gradient(statistics.gradient * scale[:, None])
+        logs = jnp.log(q + SMALLEST_PROPORTION)
+        distance = -jnp.sum(batch.ancestry * logs, axis=-1)
+        # Its gradient is that of the loss; its value differs by a constant.
+        surrogate = jnp.sum(informative * (distance - jnp.sum(slope * q, axis=-1)))
+        likelihood = statistics.log_likelihood.astype(jnp.float32)
+        value = jnp.sum(informative * (distance - scale * likelihood))
+        return surrogate, value
+
+    gradient, value = jax.grad(loss, has_aux=True)(weights)
+    return MinibatchGradient(gradient, value, jnp.sum(informative))
+
+
+class TrainingState(NamedTuple):
+    """Weights and the optimizer's memory of their gradients."""
+
+    weights: Weights
+    optimizer: Any
+
+
+def make_optimizer(learning_rate: float, n_steps: int) -> optax.GradientTransformation:
+    """Adam with cosine decay to zero over ``n_steps``."""
+    return optax.adam(optax.cosine_decay_schedule(learning_rate, max(n_steps, 1)))
+
+
+def update(
+    optimizer: optax.GradientTransformation,
+    state: TrainingState,
+    gradient: MinibatchGradient,
+) -> TrainingState:
+    """One optimizer step with the mean gradient over the minibatch's people."""
+    share = 1 / jnp.maximum(gradient.n_people, 1.0)
+    mean = jax.tree.map(lambda total: total * share, gradient.weights)
+    updates, memory = optimizer.update(mean, state.optimizer, state.weights)
+    return TrainingState(optax.apply_updates(state.weights, updates), memory)

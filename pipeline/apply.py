@@ -1,0 +1,267 @@
+"""Apply a fitted model to prepared people: Q for each, to `ancestry.zarr`.
+
+The encoder answers for a group of people, the answer is refined to the maximum of the
+likelihood while their genotypes are in memory, and whole chunks of the output are
+written in parallel. The same code serves the people of the fit and new ones.
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+from distributed import Future, as_completed
+
+from estimator import training
+from estimator.likelihood import TileShape, pad_shard, tile_shape, tile_variants
+from estimator.packing import count_called
+from estimator.projection import project_ancestry
+from pipeline import bundle, plan, prepare, schema
+from pipeline.cluster import Cluster
+from pipeline.config import ApplyConfig
+from pipeline.errors import InputError
+from pipeline.plan import Rows
+from pipeline.prepare import Prepared
+from pipeline.progress import track
+from pipeline.store import Store, write_all
+from pipeline.stream import read_rows
+
+logger = logging.getLogger(__name__)
+
+KIND = "ancestry"
+
+FloatArray = npt.NDArray[np.float32]
+
+# A group of people is what one task projects.
+GROUP_PEOPLE = 1_024
+_VALUES = ("sample_ancestry_proportion", "sample_log_likelihood", "sample_n_called")
+
+
+@dataclass(frozen=True)
+class _Figures:
+    """Figures of an application.
+
+    Attributes
+    ----------
+    log_likelihood
+        Of the people in the fit, or of everybody where nobody is.
+    observed_genotypes
+        Called genotypes of the same people.
+    n_uncalled
+        People without any called genotype, whose Q is NaN.
+    encoder_rmse
+        Root mean square difference of the encoder's Q to the refined Q.
+    """
+
+    log_likelihood: float
+    observed_genotypes: int
+    n_uncalled: int
+    encoder_rmse: float
+
+
+@dataclass(frozen=True)
+class _GroupTask:
+    prepared_path: Path
+    model_path: Path
+    stamp: str
+    rows: Rows
+    refine: int
+
+
+class _Group(NamedTuple):
+    ancestry: FloatArray
+    log_likelihood: npt.NDArray[np.float64]
+    n_called: npt.NDArray[np.int64]
+    squared_error: float
+
+
+def apply_model(
+    model_path: Path,
+    prepared: Prepared,
+    path: Path,
+    config: ApplyConfig,
+    cluster: Cluster,
+    attrs: dict[str, Any],
+) -> None:
+    """Write an ancestry store for everybody in a prepared store.
+
+    Parameters
+    ----------
+    model_path
+        The model; its variants are the prepared store's, in order.
+    prepared
+        The people.
+    path
+        Where the store is built.
+    config
+        Newton steps after the encoder.
+    cluster
+        Workers.
+    attrs
+        Provenance, kept in the store's attributes.
+    """
+    store = _lay_out(model_path, prepared, path)
+    blocks = plan.split_rows(prepared.n_samples, prepared.sample_chunk)
+    store.track_blocks(len(blocks))
+    stamp = str(attrs.get("stamp", ""))
+    groups = [
+        [
+            _GroupTask(prepared.path, model_path, stamp, rows, config.refine)
+            for rows in _groups(block, prepared)
+        ]
+        for block in blocks
+    ]
+    errors: dict[int, float] = {}
+    with track("applying the model", len(blocks)) as progress:
+        futures = {
+            _submit_block(cluster, path, block, rows, tasks): block
+            for block, (rows, tasks) in enumerate(zip(blocks, groups, strict=True))
+        }
+        for future, squared_error in as_completed(futures, with_results=True):
+            errors[futures[future]] = squared_error
+            progress.advance()
+    n_values = prepared.n_samples * store.shape("variant_population_frequency")[1]
+    applied = _figures(
+        store, prepared, sum(errors[b] for b in sorted(errors)) / n_values
+    )
+    store.set_attrs(
+        log_likelihood=applied.log_likelihood,
+        observed_genotypes=applied.observed_genotypes,
+        n_samples_uncalled=applied.n_uncalled,
+        encoder_rmse=applied.encoder_rmse,
+        **attrs,
+    )
+    store.finish()
+    if applied.n_uncalled:
+        logger.warning(
+            "%d people have no called genotype; their ancestry is NaN",
+            applied.n_uncalled,
+        )
+
+
+def _groups(block: Rows, prepared: Prepared) -> list[Rows]:
+    """Cut a block into groups, at least four over a small cohort."""
+    quarter = -(-prepared.n_samples // plan.MIN_SHARDS)
+    size = min(GROUP_PEOPLE, -(-quarter // prepared.unit) * prepared.unit)
+    return [
+        Rows(block.start + rows.start, block.start + rows.stop)
+        for rows in plan.split_rows(len(block), size)
+    ]
+
+
+def _lay_out(model_path: Path, prepared: Prepared, path: Path) -> Store:
+    model = Store.open(model_path, bundle.KIND)
+    source = Store.open(prepared.path, prepare.KIND)
+    if model.shape("variant_position")[0] != prepared.n_variants:
+        raise InputError(
+            f"{model_path} has {model.shape('variant_position')[0]} variants and "
+            f"{prepared.path} {prepared.n_variants}; prepare the cohort for this model"
+        )
+    store = Store.create(path, KIND)
+    copied = (*schema.VARIANT_KEYS, "variant_population_frequency")
+    write_all(
+        store,
+        schema.ANCESTRY,
+        {
+            **{name: model.read(name) for name in copied},
+            **{name: source.read(name) for name in ("sample_id", "sample_in_fit")},
+        },
+    )
+    if "sample_population" in source:
+        labels = source.read("sample_population")
+        store.write("sample_population", schema.POPULATION, labels)
+    n_populations = model.attrs["n_populations"]
+    for name in _VALUES:
+        spec = schema.ANCESTRY[name]
+        shape = (prepared.n_samples, n_populations)[: len(spec.dims)]
+        store.lay_out(
+            name, spec, shape, (prepared.sample_chunk, n_populations)[: len(shape)]
+        )
+    return store
+
+
+def _submit_block(
+    cluster: Cluster, path: Path, block: int, rows: Rows, tasks: list[_GroupTask]
+) -> Future:
+    parts = [cluster.submit(_project_group, task) for task in tasks]
+    return cluster.submit(_write_block, path, block, rows, parts)
+
+
+class _ModelOnDevice(NamedTuple):
+    model: bundle.Model
+    frequencies: Any
+    centre: Any
+    factor: Any
+    tile: TileShape
+
+
+# The model that this worker used last, by path and fingerprint.
+_loaded: dict[tuple[Path, str], _ModelOnDevice] = {}
+
+
+def _load(task: _GroupTask) -> _ModelOnDevice:
+    key = (task.model_path, task.stamp)
+    if key not in _loaded:
+        model = bundle.load_model(task.model_path)
+        tile = tile_shape()
+        projector = model.encoder.projector
+        _loaded.clear()
+        _loaded[key] = _ModelOnDevice(
+            model,
+            tile_variants(jnp.asarray(model.frequencies), tile.width),
+            tile_variants(jnp.asarray(projector.centre[None]), tile.width, fill=0.0),
+            tile_variants(jnp.asarray(projector.factor), tile.width, fill=0.0),
+            tile,
+        )
+    return _loaded[key]
+
+
+def _project_group(task: _GroupTask) -> _Group:
+    device = _load(task)
+    packed = read_rows(Store.open(task.prepared_path, prepare.KIND), task.rows)
+    n_called = count_called(packed)
+    padded = jnp.asarray(pad_shard(packed, device.tile))
+    called = np.zeros(len(padded), np.float32)
+    called[: len(packed)] = n_called
+    config = device.model.encoder.config
+    features = training.encoder_features(
+        padded,
+        jnp.asarray(called),
+        config.n_snps,
+        device.centre,
+        device.factor,
+        tile=device.tile,
+    )
+    encoder = training.build_encoder(config, device.model.encoder.weights)
+    encoded = encoder(features)
+    projected = project_ancestry(
+        padded, encoded, device.frequencies, refine=task.refine, tile=device.tile
+    )
+    ancestry = np.array(projected.ancestry)[: len(packed)]
+    difference = ancestry - np.asarray(encoded)[: len(packed)]
+    squared_error = float(np.sum(difference[n_called > 0] ** 2, dtype=np.float64))
+    ancestry[n_called == 0] = np.nan
+    log_likelihood = np.asarray(projected.log_likelihood)[: len(packed)]
+    return _Group(ancestry, log_likelihood, n_called, squared_error)
+
+
+def _write_block(path: Path, block: int, rows: Rows, parts: list[_Group]) -> float:
+    store = Store.open(path, KIND, writable=True)
+    for name, values in zip(_VALUES, zip(*parts, strict=True), strict=False):
+        store.write_rows(name, rows, np.concatenate(values))
+    store.mark_done(block)
+    return sum(part.squared_error for part in parts)
+
+
+def _figures(store: Store, prepared: Prepared, mean_squared_error: float) -> _Figures:
+    counted = prepared.in_fit if prepared.in_fit.any() else ~prepared.in_fit
+    n_called = store.read("sample_n_called")
+    return _Figures(
+        log_likelihood=float(store.read("sample_log_likelihood")[counted].sum()),
+        observed_genotypes=int(n_called[counted].sum()),
+        n_uncalled=int(np.count_nonzero(n_called == 0)),
+        encoder_rmse=float(np.sqrt(mean_squared_error)),
+    )

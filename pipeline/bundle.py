@@ -1,0 +1,129 @@
+"""`model.zarr`: all that is needed to project anyone, anywhere, later.
+
+P with the keys of its variants, the encoder's layers and the fixed projection in front
+of them, the configuration, the trace of the fit and its provenance.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from estimator.config import AncestryEstimatorConfig
+from estimator.training import Projector, Weights
+from pipeline import prepare, schema
+from pipeline.errors import InputError
+from pipeline.fit import FitResult
+from pipeline.store import Store, write_all
+from pipeline.train import Encoder
+
+KIND = "model"
+_WEIGHT = "encoder_weight."
+
+
+@dataclass(frozen=True)
+class Model:
+    """A fitted model in memory.
+
+    Attributes
+    ----------
+    frequencies
+        P, shape (populations, variants), float32.
+    encoder
+        The trained encoder.
+    """
+
+    frequencies: npt.NDArray[np.float32]
+    encoder: Encoder
+
+
+def save_model(
+    path: Path,
+    prepared: prepare.Prepared,
+    fitted: FitResult,
+    encoder: Encoder,
+    attrs: dict[str, Any],
+) -> None:
+    """Write a model store."""
+    source = Store.open(prepared.path, prepare.KIND)
+    store = Store.create(path, KIND)
+    write_all(
+        store,
+        schema.MODEL,
+        {
+            **{name: source.read(name) for name in schema.VARIANT_KEYS},
+            "variant_population_frequency": fitted.point.frequencies.T,
+            "variant_encoder_centre": encoder.projector.centre,
+            "variant_encoder_projection": encoder.projector.factor.T,
+        },
+    )
+    for name, values in _flatten(encoder.weights):
+        dims = tuple(f"{name}.{axis}" for axis in range(values.ndim))
+        spec = schema.ArraySpec(dims, "float32", "Weights of one encoder layer.")
+        store.write(_WEIGHT + name, spec, values)
+    store.set_attrs(
+        n_populations=fitted.point.frequencies.shape[0],
+        hidden_dims=list(encoder.config.hidden_dims),
+        log_likelihood_trace=fitted.trace,
+        converged=fitted.converged,
+        data_passes=fitted.data_passes,
+        qc_steps=source.attrs["qc_steps"],
+        **attrs,
+    )
+    store.finish()
+
+
+def load_model(path: Path) -> Model:
+    """Read a model store.
+
+    Raises
+    ------
+    InputError
+        If it is missing, of another kind or unfinished.
+    """
+    store = Store.open(path, KIND)
+    if not store.attrs.get("complete"):
+        raise InputError(f"{path} is unfinished; run `streamixture fit` again")
+    frequencies = np.ascontiguousarray(store.read("variant_population_frequency").T)
+    config = AncestryEstimatorConfig(
+        n_snps=frequencies.shape[1],
+        n_populations=frequencies.shape[0],
+        hidden_dims=tuple(store.attrs["hidden_dims"]),
+        dropout_rate=0.0,
+    )
+    projector = Projector(
+        np.ascontiguousarray(store.read("variant_encoder_projection").T),
+        store.read("variant_encoder_centre"),
+    )
+    weights = _unflatten(
+        {
+            name.removeprefix(_WEIGHT): store.read(name)
+            for name in store.names()
+            if name.startswith(_WEIGHT)
+        }
+    )
+    return Model(frequencies, Encoder(config, weights, projector))
+
+
+def _flatten(
+    weights: Mapping[Any, Any], prefix: str = ""
+) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+    for key, value in weights.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", np.asarray(value)
+
+
+def _unflatten(named: Mapping[str, npt.NDArray[np.float32]]) -> Weights:
+    weights: dict[Any, Any] = {}
+    for name, values in named.items():
+        *parents, last = (int(k) if k.isdigit() else k for k in name.split("."))
+        level = weights
+        for parent in parents:
+            level = level.setdefault(parent, {})
+        level[last] = values
+    return weights

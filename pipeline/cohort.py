@@ -1,0 +1,248 @@
+"""Open a cohort: a VCF Zarr (zarr format 2) store, checked and read lazily.
+
+Reads the store's JSON metadata and its sample ids; genotypes stay on disk behind a
+dask array. Writes nothing. Invariant: a `Cohort` that exists has diploid, signed
+integer genotypes, unique sample ids and arrays whose shapes agree.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import sgkit
+import xarray as xr
+
+from pipeline import cohort_metadata
+from pipeline.cohort_metadata import CohortFiles
+from pipeline.errors import InputError
+
+# VCF writes '.' and PLINK '0' for an allele that nobody carries.
+_UNOBSERVED = {"", ".", "0", b"", b".", b"0"}
+_SLAB = 100_000
+_CHUNK_KEY = re.compile(r"\d+([./]\d+)*")
+
+
+class Alleles(NamedTuple):
+    """Reference and first alternate allele of every variant, '' where there is none."""
+
+    reference: npt.NDArray[np.str_]
+    alternate: npt.NDArray[np.str_]
+
+
+@dataclass(frozen=True, eq=False)
+class Cohort:
+    """A checked VCF Zarr store.
+
+    Attributes
+    ----------
+    url
+        Where the store is, as the user gave it.
+    dataset
+        The store as sgkit opens it. Genotypes and other matrices are dask arrays in
+        the store's chunks; ids and variant keys are read on use, without dask.
+        Missing calls are -1.
+    storage_options
+        What fsspec needs to reach a remote store.
+    """
+
+    url: str
+    dataset: xr.Dataset
+    storage_options: Mapping[str, Any] | None = None
+
+    @property
+    def n_samples(self) -> int:
+        """Number of people."""
+        return self.dataset.sizes["samples"]
+
+    @property
+    def n_variants(self) -> int:
+        """Number of variants, multiallelic ones included."""
+        return self.dataset.sizes["variants"]
+
+    @property
+    def sample_ids(self) -> npt.NDArray[np.str_]:
+        """Ids of the people, in the store's order."""
+        return _text(self.dataset["sample_id"].values)
+
+    @property
+    def positions(self) -> npt.NDArray[np.int64]:
+        """Position of every variant on its contig, in base pairs from 1."""
+        return self.dataset["variant_position"].values.astype(np.int64)
+
+    @property
+    def contigs(self) -> npt.NDArray[np.str_]:
+        """Name of every variant's contig."""
+        # Older stores name their contigs in an attribute, as sgkit still accepts.
+        stored = self.dataset.get("contig_id", self.dataset.attrs.get("contigs"))
+        names = _text(np.asarray(stored))
+        numbers = self.dataset["variant_contig"].values
+        unnamed = np.flatnonzero((numbers < 0) | (numbers >= len(names)))
+        if unnamed.size:
+            raise InputError(
+                f"{self.url}: variant_contig[{unnamed[0]}] is {numbers[unnamed[0]]}, "
+                f"but contig_id names {len(names)} contigs; convert the cohort again"
+            )
+        return names[numbers]
+
+    @property
+    def alleles(self) -> Alleles:
+        """Alleles of every variant; the width of the arrays is the longest allele."""
+        allele = self.dataset["variant_allele"]
+        reference = _text(allele[:, 0].values)
+        if allele.shape[1] == 1:
+            return Alleles(reference, np.full_like(reference, ""))
+        return Alleles(reference, _text(allele[:, 1].values))
+
+    @property
+    def variant_ids(self) -> npt.NDArray[np.str_]:
+        """Ids of the variants; '.' everywhere if the store has none."""
+        if "variant_id" not in self.dataset:
+            return np.full(self.n_variants, ".")
+        return _text(self.dataset["variant_id"].values)
+
+    @property
+    def variant_chunk(self) -> int:
+        """Variants in a chunk of call_genotype."""
+        return int(self.dataset["call_genotype"].data.chunksize[0])
+
+    @property
+    def sample_chunk(self) -> int:
+        """People in a chunk of call_genotype."""
+        return int(self.dataset["call_genotype"].data.chunksize[1])
+
+    @property
+    def biallelic_mask(self) -> npt.NDArray[np.bool_]:
+        """True for variants with at most one alternate allele.
+
+        Allele slots beyond the second must be unobserved ('', '.' or PLINK's '0').
+        A monomorphic variant, whose only alternate allele is unobserved, is True.
+        """
+        mask = np.ones(self.n_variants, dtype=np.bool_)
+        for start in range(0, self.n_variants, _SLAB):
+            slab = slice(start, start + _SLAB)
+            surplus = self.dataset["variant_allele"][slab, 2:].values
+            observed = [value not in _UNOBSERVED for value in surplus.ravel()]
+            mask[slab] = ~np.reshape(observed, surplus.shape).any(axis=1)
+        return mask
+
+    def fingerprint(self) -> str:
+        """SHA-256 of what the cohort holds, in hexadecimal.
+
+        It covers the layout of the arrays that are used, the sample ids, the variant
+        keys, and the genotype chunks as stored (compressed, so this costs one read
+        of the files and no decoding). Paths, times and other arrays do not count:
+        a copy has the same fingerprint, and so has a store that results were added to.
+        """
+        files = CohortFiles.locate(self.url, self.storage_options)
+        metadata = cohort_metadata.read_metadata(files)
+        digest = hashlib.sha256()
+        for name in sorted(cohort_metadata.SPECS):
+            layout = metadata.get(f"{name}/.zarray", {})
+            fields = ("shape", "dtype", "chunks", "filters", "fill_value")
+            _update(digest, [name, *(layout.get(field) for field in fields)])
+        _update(digest, self.sample_ids.tolist())
+        _update(digest, self.contigs.tolist())
+        _update(digest, self.positions.tolist())
+        for start in range(0, self.n_variants, _SLAB):
+            alleles = self.dataset["variant_allele"][start : start + _SLAB].values
+            _update(digest, _strings(alleles))
+        for chunk in _chunk_digests(files):
+            _update(digest, chunk)
+        return digest.hexdigest()
+
+
+def open_cohort(
+    url: str | Path, storage_options: Mapping[str, Any] | None = None
+) -> Cohort:
+    """Open a VCF Zarr store after checking everything its metadata can tell.
+
+    No genotype is read, and nothing is computed with dask.
+
+    Parameters
+    ----------
+    url
+        Directory, or URL that fsspec understands.
+    storage_options
+        Arguments of the URL's fsspec file system (credentials, endpoint).
+
+    Raises
+    ------
+    InputError
+        If the store is missing, is not a zarr format 2 VCF Zarr group, is not
+        diploid, is empty, or has the same sample id twice.
+    """
+    url = str(url)
+    files = CohortFiles.locate(url, storage_options)
+    cohort_metadata.check_arrays(url, cohort_metadata.read_metadata(files))
+    # A fill value of 0 would turn reference alleles into NaN if it were masked.
+    options = {"mask_and_scale": False, "consolidated": files.is_consolidated}
+    try:
+        dataset = sgkit.load_dataset(files.store, **options)
+        in_memory = sgkit.load_dataset(files.store, chunks=None, **options)
+    except (KeyError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{url}: cannot be opened ({reason}); convert the cohort again"
+        ) from error
+    keys = [
+        name for name in (*cohort_metadata.SPECS, "variant_id") if name in in_memory
+    ]
+    dataset = dataset.assign(
+        {name: in_memory[name].variable for name in keys if name != "call_genotype"}
+    )
+    dataset["call_genotype"] = dataset["call_genotype"].chunk({"ploidy": -1})
+    cohort = Cohort(url, dataset, storage_options)
+    _check_sample_ids(cohort)
+    return cohort
+
+
+def _check_sample_ids(cohort: Cohort) -> None:
+    first: dict[str, int] = {}
+    for index, sample_id in enumerate(cohort.sample_ids.tolist()):
+        if first.setdefault(sample_id, index) != index:
+            raise InputError(
+                f"{cohort.url}: sample_id {sample_id!r} is at both {first[sample_id]} "
+                f"and {index}; rename or remove one of the two"
+            )
+
+
+def _strings(values: npt.NDArray[Any]) -> list[str]:
+    """Flatten strings, stored as objects, bytes or fixed-width text, to a list."""
+    return [
+        value.decode() if isinstance(value, bytes) else str(value)
+        for value in values.ravel().tolist()
+    ]
+
+
+def _text(values: npt.NDArray[Any]) -> npt.NDArray[np.str_]:
+    return np.array(_strings(values), dtype=np.str_)
+
+
+def _update(digest: Any, value: list[Any]) -> None:
+    """Hash a list so that no two different lists hash the same bytes."""
+    encoded = json.dumps(value).encode()
+    digest.update(len(encoded).to_bytes(8, "little"))
+    digest.update(encoded)
+
+
+def _chunk_digests(files: CohortFiles) -> list[list[str]]:
+    """Key and BLAKE2 digest of every genotype chunk, in the order of their keys."""
+    folder = files.path("call_genotype")
+    paths = files.filesystem.find(folder)
+    keys = [path[len(folder) + 1 :] for path in paths]
+    # Anything else is metadata, or what a killed writer left behind.
+    chunks = sorted(key for key in keys if _CHUNK_KEY.fullmatch(key))
+
+    def digest(key: str) -> list[str]:
+        stored = files.filesystem.cat_file(f"{folder}/{key}")
+        return [key, hashlib.blake2b(stored, digest_size=32).hexdigest()]
+
+    with ThreadPoolExecutor() as executor:
+        return list(executor.map(digest, chunks))

@@ -1,0 +1,252 @@
+"""The run's configuration: frozen sections, read from TOML, unknown keys refused.
+
+What changes the answer lives here and is fingerprinted with the results; what only
+changes how a run goes (workers, verbosity, overwriting) is a command-line flag.
+"""
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+from pipeline.errors import InputError
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise InputError(message)
+
+
+def _require_fraction(section: str, **values: float) -> None:
+    for name, value in values.items():
+        _require(0 <= value <= 1, f"{section}.{name} is {value}; it must be in [0, 1]")
+
+
+@dataclass(frozen=True)
+class QCConfig:
+    """Which variants and people inform the fit.
+
+    Attributes
+    ----------
+    enabled
+        False keeps every biallelic variant with a call, and every person.
+    min_variant_call_rate, min_sample_call_rate
+        Smallest fraction of called genotypes, in [0, 1].
+    min_maf
+        Smallest minor allele frequency, in [0, 0.5].
+    min_hwe_p
+        Smallest Hardy-Weinberg p-value. 0 (default) is off: in a structured cohort
+        the test removes the very variants that tell populations apart (Wahlund).
+    max_ld_r2
+        Largest squared correlation of two kept variants within the window; 1 is off.
+    ld_window_bp
+        Width of the pruning window, in base pairs.
+    ld_max_samples
+        People, evenly spaced through the cohort, that the correlations are computed on.
+    """
+
+    enabled: bool = True
+    min_variant_call_rate: float = 0.95
+    min_sample_call_rate: float = 0.9
+    min_maf: float = 0.05
+    min_hwe_p: float = 0.0
+    max_ld_r2: float = 0.1
+    ld_window_bp: int = 500_000
+    ld_max_samples: int = 5_000
+
+    def __post_init__(self) -> None:
+        _require_fraction(
+            "qc",
+            min_variant_call_rate=self.min_variant_call_rate,
+            min_sample_call_rate=self.min_sample_call_rate,
+            min_hwe_p=self.min_hwe_p,
+            max_ld_r2=self.max_ld_r2,
+        )
+        _require(
+            0 <= self.min_maf <= 0.5,
+            f"qc.min_maf is {self.min_maf}; it must be in [0, 0.5]",
+        )
+        for name in ("ld_window_bp", "ld_max_samples"):
+            value = getattr(self, name)
+            _require(value > 0, f"qc.{name} is {value}; it must be positive")
+
+
+def _require_positive(section: str, **values: float) -> None:
+    for name, value in values.items():
+        _require(value > 0, f"{section}.{name} is {value}; it must be positive")
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How the ADMIXTURE model is fitted.
+
+    Attributes
+    ----------
+    n_populations
+        K, the number of ancestral populations.
+    tolerance
+        Gain in log-likelihood per called genotype below which a round counts as
+        calm; two calm rounds in a row end the fit.
+    max_rounds
+        Rounds after which a fit that has not converged is given up.
+    n_secants
+        Earlier rounds that the acceleration combines.
+    shard_people, shard_bytes
+        Most people, and most packed bytes, of a shard.
+    start_people, start_variants
+        Size of the evenly spaced sample that starting values are computed on.
+    cache_bytes
+        Packed genotypes that each worker keeps in memory between rounds; shards
+        beyond that are read from the prepared store every round. 0 keeps none.
+    """
+
+    n_populations: int = 5
+    tolerance: float = 1e-9
+    max_rounds: int = 1_000
+    n_secants: int = 3
+    shard_people: int = 2_048
+    shard_bytes: int = 128 * 2**20
+    start_people: int = 4_096
+    start_variants: int = 50_000
+    cache_bytes: int = 4 * 2**30
+
+    def __post_init__(self) -> None:
+        fields = dataclasses.asdict(self)
+        _require(self.cache_bytes >= 0, "fit.cache_bytes must not be negative")
+        del fields["cache_bytes"]
+        _require_positive("fit", **fields)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How the encoder is trained.
+
+    Attributes
+    ----------
+    hidden_dims
+        Width of each hidden layer.
+    epochs
+        Times that the people stream past after distillation; 0 distils only.
+    batch_size
+        People in a minibatch, over all its slices.
+    n_slices
+        Parts of a minibatch whose gradients are computed side by side.
+    learning_rate
+        Adam's step at the start of its cosine decay.
+    """
+
+    hidden_dims: tuple[int, ...] = (128, 64)
+    epochs: int = 3
+    batch_size: int = 1_024
+    n_slices: int = 4
+    learning_rate: float = 1e-3
+
+    def __post_init__(self) -> None:
+        _require(self.epochs >= 0, f"train.epochs is {self.epochs}; it must be >= 0")
+        _require_positive(
+            "train",
+            batch_size=self.batch_size,
+            n_slices=self.n_slices,
+            learning_rate=self.learning_rate,
+            **{f"hidden_dims[{i}]": width for i, width in enumerate(self.hidden_dims)},
+        )
+
+
+@dataclass(frozen=True)
+class ApplyConfig:
+    """How a fitted model is applied.
+
+    Attributes
+    ----------
+    refine
+        Newton steps after the encoder; 0 gives the encoder's answer alone. From the
+        encoder, three reach the maximum of the likelihood in nearly every person.
+    """
+
+    refine: int = 8
+
+    def __post_init__(self) -> None:
+        _require(self.refine >= 0, f"apply.refine is {self.refine}; it must be >= 0")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that the results depend on besides the cohort."""
+
+    seed: int = 42
+    qc: QCConfig = field(default_factory=QCConfig)
+    fit: FitConfig = field(default_factory=FitConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    apply: ApplyConfig = field(default_factory=ApplyConfig)
+
+    def __post_init__(self) -> None:
+        _require(
+            0 <= self.seed < 2**32,
+            f"seed is {self.seed}; it must be in [0, 4294967295]",
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """The configuration as JSON values."""
+        return dataclasses.asdict(self)
+
+
+def load_config(path: Path | None) -> RunConfig:
+    """Read a TOML configuration; without one, the defaults.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, is not TOML, or has an unknown key or a bad value.
+    """
+    if path is None:
+        return RunConfig()
+    try:
+        values = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; check --config") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not TOML: {error}") from error
+    return _build(RunConfig, values, f"{path}: ", "")
+
+
+def replace_values(config: RunConfig, section: str, **values: Any) -> RunConfig:
+    """Return the configuration with some values of a section replaced."""
+    if not section:
+        return dataclasses.replace(config, **values)
+    changed = dataclasses.replace(getattr(config, section), **values)
+    return dataclasses.replace(config, **{section: changed})
+
+
+def _build(cls: type, values: Mapping[str, Any], where: str, section: str) -> Any:
+    """Make a section from a TOML table, checking names and types."""
+    kinds = get_type_hints(cls)
+    title = f"[{section}]" if section else "the top level"
+    unknown = sorted(set(values) - set(kinds))
+    _require(
+        not unknown,
+        f"{where}unknown key {', '.join(unknown)} in {title}; "
+        f"known are {', '.join(kinds)}",
+    )
+    return cls(
+        **{
+            name: _convert(kinds[name], value, where, name)
+            for name, value in values.items()
+        }
+    )
+
+
+def _convert(kind: Any, value: Any, where: str, name: str) -> Any:
+    if dataclasses.is_dataclass(kind):
+        _require(isinstance(value, dict), f"{where}{name} must be a table, [{name}]")
+        return _build(kind, value, where, name)  # type: ignore[arg-type]
+    if get_origin(kind) is tuple:
+        _require(isinstance(value, list), f"{where}{name} must be a list")
+        return tuple(_convert(get_args(kind)[0], item, where, name) for item in value)
+    accepted = (int, float) if kind is float else kind
+    right = isinstance(value, accepted) and (
+        kind is bool or not isinstance(value, bool)
+    )
+    _require(right, f"{where}{name} is {value!r}; it must be of type {kind.__name__}")
+    return kind(value)

@@ -1,0 +1,69 @@
+"""What each stage of a run costs: wall and CPU time, memory, bytes read."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline import provenance
+from pipeline.cluster import Cluster
+
+
+@dataclass
+class Meter:
+    """Measures what each stage costs in this process and on the workers.
+
+    Attributes
+    ----------
+    cluster
+        The workers.
+    path
+        JSON file that the records are kept in.
+    records
+        One JSON object a stage, as run.json has it.
+    """
+
+    cluster: Cluster
+    path: Path
+    records: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        # A run that resumes keeps what its finished stages cost.
+        with contextlib.suppress(FileNotFoundError):
+            self.records = json.loads(self.path.read_text())
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Measure a stage, by name, until the block ends."""
+        before = self._usage()
+        watch = provenance.Stopwatch()
+        yield
+        wall_seconds = watch.seconds
+        spent = [
+            provenance.ProcessUsage(
+                after.cpu_seconds - start.cpu_seconds,
+                after.peak_rss_bytes,
+                after.bytes_read - start.bytes_read,
+            )
+            for process, after in self._usage().items()
+            # A worker that replaced a lost one counts from its own start.
+            for start in [before.get(process, provenance.ProcessUsage(0.0, 0, 0))]
+        ]
+        self.records.append(
+            {
+                "name": name,
+                "wall_seconds": round(wall_seconds, 3),
+                "cpu_seconds": round(sum(usage.cpu_seconds for usage in spent), 3),
+                "peak_rss_bytes": {
+                    "driver": spent[0].peak_rss_bytes,
+                    "worker": max(usage.peak_rss_bytes for usage in spent[1:]),
+                },
+                "bytes_read": sum(usage.bytes_read for usage in spent),
+            }
+        )
+        provenance.write_json(self.path, self.records)
+
+    def _usage(self) -> dict[str, provenance.ProcessUsage]:
+        return {"driver": provenance.process_usage(), **self.cluster.usage()}

@@ -1,0 +1,106 @@
+"""How a cohort is cut up: pure integer arithmetic, no input or output.
+
+Rows are people in the order of the cohort, columns variants in the order of the
+prepared store. Cuts depend on the data and the configuration alone, never on the
+number of workers, so that every sum is made in the same order everywhere.
+"""
+
+from dataclasses import dataclass
+
+from estimator.packing import packed_width
+
+# A prepared chunk: small enough to read few people, long enough to compress well.
+MAX_CHUNK_PEOPLE = 64
+MIN_CHUNK_PEOPLE = 32
+CHUNK_BYTES = 25_000
+# A block is what one task decodes: at most this many packed bytes.
+MAX_BLOCK_BYTES = 256 * 2**20
+# Shards of a cohort too small to need several still feed several workers.
+MIN_SHARDS = 4
+
+
+@dataclass(frozen=True, order=True)
+class Rows:
+    """A run of people, ``start`` inclusive to ``stop`` exclusive."""
+
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def slice(self) -> slice:
+        """The same run, to index an array with."""
+        return slice(self.start, self.stop)
+
+
+def split_rows(n_people: int, size: int) -> list[Rows]:
+    """Cut people into runs of ``size``; the last may be shorter.
+
+    >>> split_rows(5, 2)
+    [Rows(start=0, stop=2), Rows(start=2, stop=4), Rows(start=4, stop=5)]
+    """
+    return [Rows(i, min(i + size, n_people)) for i in range(0, n_people, size)]
+
+
+def chunk_people(sample_chunk: int) -> int:
+    """People in a chunk of the prepared store.
+
+    A divisor of the cohort's own sample chunk where one of fitting size exists, so
+    that decoding one of the cohort's chunks fills whole chunks here.
+
+    >>> chunk_people(1_000), chunk_people(10_000), chunk_people(997)
+    (50, 50, 64)
+    """
+    for size in range(MAX_CHUNK_PEOPLE, MIN_CHUNK_PEOPLE - 1, -1):
+        if sample_chunk % size == 0:
+            return size
+    return MAX_CHUNK_PEOPLE
+
+
+def plan_blocks(n_people: int, n_variants: int, sample_chunk: int) -> list[Rows]:
+    """Blocks of people that one task decodes, each a whole number of chunks.
+
+    A block is one sample chunk of the cohort, cut down where that would take more
+    memory than `MAX_BLOCK_BYTES` packed.
+    """
+    unit = chunk_people(sample_chunk)
+    row_bytes = max(packed_width(n_variants), 1)
+    fitting = min(sample_chunk, MAX_BLOCK_BYTES // row_bytes)
+    return split_rows(n_people, max(fitting // unit, 1) * unit)
+
+
+def plan_shards(
+    n_people: int, n_variants: int, unit: int, *, max_people: int, max_bytes: int
+) -> list[Rows]:
+    """Shards of people for the rounds of the fit.
+
+    Parameters
+    ----------
+    n_people, n_variants
+        Size of the prepared store.
+    unit
+        People in one of its chunks; shards are whole numbers of chunks.
+    max_people, max_bytes
+        Most people, and most packed bytes, that a shard holds (one chunk at least).
+
+    >>> [len(rows) for rows in plan_shards(1000, 400, 50, max_people=2048,
+    ...                                    max_bytes=2**20)]
+    [250, 250, 250, 250]
+    """
+    row_bytes = max(packed_width(n_variants), 1)
+    most = max(min(max_people, max_bytes // row_bytes) // unit, 1)
+    n_chunks = -(-n_people // unit)
+    n_shards = max(-(-n_chunks // most), min(MIN_SHARDS, n_chunks))
+    per_shard = -(-n_chunks // n_shards)
+    return split_rows(n_people, per_shard * unit)
+
+
+def evenly_spaced(n: int, most: int) -> slice:
+    """Index at most ``most`` of ``n`` items, evenly spaced from the first.
+
+    >>> list(range(10))[evenly_spaced(10, 4)]
+    [0, 3, 6, 9]
+    """
+    return slice(0, n, max(-(-n // most), 1))

@@ -1,0 +1,105 @@
+"""What a result was made from and with, and what each stage cost."""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+PACKAGES = (
+    "streamixture",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "dask",
+    "distributed",
+    "xarray",
+    "sgkit",
+    "zarr",
+    "numcodecs",
+    "numpy",
+)
+
+
+def package_versions() -> dict[str, str]:
+    """Version of Python and of every package that a result depends on."""
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"python": platform.python_version(), **versions}
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a JSON value in canonical form, in hexadecimal.
+
+    >>> digest({"b": 1, "a": 2}) == digest({"a": 2, "b": 1})
+    True
+    """
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class ProcessUsage:
+    """What one process has used so far."""
+
+    cpu_seconds: float
+    peak_rss_bytes: int
+    bytes_read: int
+
+
+def process_usage() -> ProcessUsage:
+    """CPU time, peak resident memory and bytes read by the calling process."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return ProcessUsage(
+        usage.ru_utime + usage.ru_stime, _peak_rss_bytes(usage.ru_maxrss), _bytes_read()
+    )
+
+
+def _peak_rss_bytes(fallback_kilobytes: int) -> int:
+    # A child inherits its parent's maximum in ru_maxrss; VmHWM starts afresh.
+    with contextlib.suppress(OSError), open("/proc/self/status") as lines:
+        for line in lines:
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) * 1024
+    return fallback_kilobytes * 1024
+
+
+def _bytes_read() -> int:
+    with contextlib.suppress(OSError), open("/proc/self/io") as lines:
+        for line in lines:
+            if line.startswith("rchar"):
+                return int(line.split()[1])
+    return 0
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[str]:
+    """Yield a temporary name that becomes ``path`` when the block succeeds."""
+    temporary = f"{os.fspath(path)}.partial"
+    yield temporary
+    os.replace(temporary, path)
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write a JSON file that is either whole or absent."""
+    with atomic_path(path) as temporary, open(temporary, "w") as file:
+        json.dump(value, file, indent=2)
+        file.write("\n")
+
+
+class Stopwatch:
+    """Wall time since it was made."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the start."""
+        return time.perf_counter() - self._start

@@ -1,0 +1,248 @@
+"""Quality control: which variants and which people inform the fit.
+
+Reads a cohort's genotypes as they lie in its chunks; writes nothing. The filters run
+in a fixed order: biallelic, called, variant call rate, sample call rate, minor allele
+frequency, Hardy-Weinberg, linkage disequilibrium. Invariant: the masks depend on the
+genotypes and the settings, never on chunks or workers.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import sgkit
+import xarray as xr
+
+from pipeline import calls, linkage
+from pipeline.calls import CallCounts, Fractions, Mask
+from pipeline.cohort import Cohort
+from pipeline.config import QCConfig
+from pipeline.errors import InputError
+
+Axis = Literal["variants", "samples"]
+
+_SETTINGS = {
+    "variant_call_rate": "lower qc.min_variant_call_rate",
+    "sample_call_rate": "lower qc.min_sample_call_rate",
+    "minor_allele_frequency": "lower qc.min_maf",
+    "hardy_weinberg": "lower qc.min_hwe_p",
+}
+_HWE_CHUNK = 10_000
+
+
+@dataclass(frozen=True)
+class QCStep:
+    """What one filter did.
+
+    Attributes
+    ----------
+    name
+        The filter.
+    axis
+        What it removes.
+    threshold
+        The setting it compared with; None if it has none or was switched off.
+    removed, remaining
+        Numbers of variants or people.
+    """
+
+    name: str
+    axis: Axis
+    threshold: float | None
+    removed: int
+    remaining: int
+
+
+@dataclass(frozen=True, eq=False)
+class QCResult:
+    """What quality control keeps, and the statistics it decided on.
+
+    Attributes
+    ----------
+    variant_mask, sample_mask
+        True for what is kept.
+    alternate_frequency
+        Alternate allele frequency among the people kept, in [0, 1]; NaN for
+        multiallelic variants and where nobody is called.
+    sample_call_rate
+        Fraction of a person's genotypes called, in [0, 1], over the variants that
+        passed the variant call rate.
+    steps
+        The filters in the order they ran.
+    """
+
+    variant_mask: Mask
+    sample_mask: Mask
+    alternate_frequency: Fractions
+    sample_call_rate: Fractions
+    steps: tuple[QCStep, ...]
+
+
+def quality_control(cohort: Cohort, config: QCConfig) -> QCResult:
+    """Choose the variants and people that inform the fit.
+
+    Every genotype is read once. Variants that fail the call rate are read again, for
+    what they added to people's call rates; so are people who fail theirs, for what
+    they added to the counts of variants; and so is the sample of people that linkage
+    disequilibrium is computed on. Frequencies and Hardy-Weinberg are those of the
+    people kept; variant call rates are those of everyone.
+
+    Parameters
+    ----------
+    cohort
+        The cohort; computed with whatever dask scheduler is current.
+    config
+        Thresholds. With `enabled` False only multiallelic and uncalled variants go.
+
+    Raises
+    ------
+    InputError
+        If a filter leaves no variants or nobody, if a biallelic variant has a call of
+        a third allele, or, for linkage disequilibrium, if variants are not sorted.
+    """
+    prunes = config.enabled and config.max_ld_r2 < 1
+    contigs = _sorted_contigs(cohort) if prunes else None
+    filters = _Filters(cohort)
+    everyone = filters.samples
+    filters.keep_variants("biallelic", cohort.biallelic_mask)
+    counts = calls.count_calls(cohort, filters.variants, everyone)
+    filters.keep_variants("called", counts.n_called > 0)
+    called = filters.variants
+    sample_called = counts.sample_called
+    if config.enabled:
+        rate = config.min_variant_call_rate
+        passing = counts.n_called / cohort.n_samples >= rate
+        filters.keep_variants("variant_call_rate", passing, rate)
+        failing = called & ~filters.variants
+        failed = calls.count_calls(cohort, failing, everyone)
+        sample_called = sample_called - failed.sample_called
+    sample_call_rate = sample_called / np.count_nonzero(filters.variants)
+    if config.enabled:
+        rate = config.min_sample_call_rate
+        filters.keep_samples("sample_call_rate", sample_call_rate >= rate, rate)
+        counts = counts - calls.count_calls(cohort, called, ~filters.samples)
+        _filter_frequencies(filters, counts, config)
+        _filter_linkage(filters, counts, config, contigs)
+    return QCResult(
+        variant_mask=filters.variants,
+        sample_mask=filters.samples,
+        alternate_frequency=counts.alternate_frequency,
+        sample_call_rate=sample_call_rate,
+        steps=tuple(filters.steps),
+    )
+
+
+class _Filters:
+    """The variants and people kept so far, and the record of each filter."""
+
+    def __init__(self, cohort: Cohort) -> None:
+        self.cohort = cohort
+        self.variants = np.ones(cohort.n_variants, dtype=np.bool_)
+        self.samples = np.ones(cohort.n_samples, dtype=np.bool_)
+        self.steps: list[QCStep] = []
+
+    def keep_variants(
+        self, name: str, passing: Mask, threshold: float | None = None
+    ) -> None:
+        self.variants = self._keep("variants", name, self.variants, passing, threshold)
+
+    def keep_samples(self, name: str, passing: Mask, threshold: float) -> None:
+        self.samples = self._keep("samples", name, self.samples, passing, threshold)
+
+    def _keep(
+        self,
+        axis: Axis,
+        name: str,
+        before: Mask,
+        passing: Mask,
+        threshold: float | None,
+    ) -> Mask:
+        after = before & passing
+        remaining = np.count_nonzero(after)
+        removed = np.count_nonzero(before) - remaining
+        self.steps.append(QCStep(name, axis, threshold, removed, remaining))
+        if remaining == 0:
+            what = "variants are" if axis == "variants" else "people are"
+            limit = "" if threshold is None else f" (threshold {threshold})"
+            remedy = _SETTINGS.get(name, "check how the cohort was converted")
+            raise InputError(
+                f"{self.cohort.url}: no {what} left after the filter {name}{limit}; "
+                f"{remedy}"
+            )
+        return after
+
+
+def _filter_frequencies(
+    filters: _Filters, counts: CallCounts, config: QCConfig
+) -> None:
+    maf = config.min_maf
+    # A variant that no kept person is called at has frequency NaN and fails.
+    passing = counts.minor_frequency >= maf
+    filters.keep_variants("minor_allele_frequency", passing, maf)
+    if config.min_hwe_p == 0:
+        filters.keep_variants("hardy_weinberg", filters.variants)
+        return
+    kept = filters.variants
+    dataset = xr.Dataset(
+        {"variant_genotype_count": (("variants", "genotypes"), counts.genotypes[kept])},
+        coords={"genotypes": np.array(calls.GENOTYPES)},
+    ).chunk(variants=_HWE_CHUNK)
+    test = sgkit.hardy_weinberg_test(dataset, ploidy=2, alleles=2, merge=False)
+    passing = np.zeros_like(kept)
+    passing[kept] = test["variant_hwe_p_value"].values >= config.min_hwe_p
+    filters.keep_variants("hardy_weinberg", passing, config.min_hwe_p)
+
+
+def _sorted_contigs(cohort: Cohort) -> npt.NDArray[np.int64]:
+    """Return the number of every variant's contig, in order of appearance.
+
+    Names and numbers of contigs may come in any order in a store.
+    """
+    contig = cohort.dataset["variant_contig"].values
+    position = cohort.positions
+    changes = contig[1:] != contig[:-1]
+    run = np.concatenate([[0], np.cumsum(changes)])
+    starts = np.concatenate([[0], np.flatnonzero(changes) + 1])
+    _, first_runs = np.unique(contig[starts], return_index=True)
+    again = np.delete(starts, first_runs)
+    backwards = np.flatnonzero(~changes & (position[1:] < position[:-1])) + 1
+    offending = np.concatenate([again, backwards])
+    if offending.size:
+        raise InputError(
+            f"{cohort.url}: variant_position is not sorted within contigs: variant "
+            f"{offending.min()} is out of order; sort the cohort or set "
+            "qc.max_ld_r2 to 1"
+        )
+    return run
+
+
+def _filter_linkage(
+    filters: _Filters,
+    counts: CallCounts,
+    config: QCConfig,
+    contigs: npt.NDArray[np.int64] | None,
+) -> None:
+    if contigs is None:
+        filters.keep_variants("linkage_disequilibrium", filters.variants)
+        return
+    kept = filters.variants
+    positions = filters.cohort.positions[kept]
+    ends = linkage.window_ends(contigs[kept], positions, config.ld_window_bp)
+    passing = np.zeros_like(kept)
+    passing[kept] = linkage.prune(
+        calls.dosage(filters.cohort, kept, _linkage_sample(filters, config)),
+        ends,
+        counts.minor_frequency[kept],
+        config.max_ld_r2,
+    )
+    filters.keep_variants("linkage_disequilibrium", passing, config.max_ld_r2)
+
+
+def _linkage_sample(filters: _Filters, config: QCConfig) -> Mask:
+    """Evenly spaced people among those kept."""
+    people = np.flatnonzero(filters.samples)
+    n_people = min(people.size, config.ld_max_samples)
+    sample = np.zeros_like(filters.samples)
+    sample[people[np.arange(n_people) * people.size // n_people]] = True
+    return sample

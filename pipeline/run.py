@@ -1,0 +1,148 @@
+"""The stages in order: import, prepare, fit, train, apply, report, publish.
+
+Each stage's store is finished before the next begins, and a finished one is not made
+again by a run that resumes.
+"""
+
+import datetime
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline import provenance, stages
+from pipeline.apply import apply_model
+from pipeline.cluster import Cluster
+from pipeline.cohort import Cohort
+from pipeline.config import RunConfig
+from pipeline.demo import write_demo_cohort
+from pipeline.meter import Meter
+from pipeline.prepare import open_prepared, prepare
+from pipeline.report import write_report
+from pipeline.store import Store
+from pipeline.workspace import STORES, Workspace, open_workspace
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Where a run's results are, and its figures."""
+
+    output: Path
+    summary: dict[str, Any]
+
+
+def run(
+    source: str,
+    output: Path,
+    config: RunConfig,
+    cluster: AbstractContextManager[Cluster],
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> RunResult:
+    """Estimate the ancestry of everybody in a cohort.
+
+    Parameters
+    ----------
+    source
+        A VCF Zarr store, a PLINK .bed file, or a .vcf.gz or .bcf file.
+    output
+        Directory for prepared.zarr, model.zarr, ancestry.zarr, report.html, run.json.
+    config
+        Everything else that the results depend on.
+    cluster
+        Workers, started when the cohort was found to be readable.
+    resume, overwrite
+        What to do where the directory has results.
+
+    Raises
+    ------
+    InputError
+        If the cohort, the configuration or the output directory will not do.
+    """
+    with open_workspace(output, resume=resume, overwrite=overwrite) as workspace:
+        cohort = stages.open_source(source, workspace.work)
+        inputs = stages.provenance_inputs(cohort.fingerprint(), config)
+        workspace.check_inputs(inputs)
+        attrs = stages.describe(source, config, inputs)
+        with cluster as workers:
+            meter = Meter(workers, workspace.building("stages.json"))
+            _run_stages(cohort, workspace, config, meter, attrs)
+        ancestry = workspace.building("ancestry.zarr")
+        write_report(ancestry, workspace.building("report.html"))
+        summary = _summarise(workspace, meter, attrs)
+        provenance.write_json(workspace.building("run.json"), summary)
+        workspace.publish()
+    return RunResult(output, summary)
+
+
+def _run_stages(
+    cohort: Cohort,
+    workspace: Workspace,
+    config: RunConfig,
+    meter: Meter,
+    attrs: dict[str, Any],
+) -> None:
+    paths = {name: workspace.building(name) for name in STORES}
+    if not workspace.is_built("prepared.zarr"):
+        with meter.stage("prepare"):
+            prepare(cohort, paths["prepared.zarr"], config.qc, meter.cluster, attrs)
+    prepared = open_prepared(paths["prepared.zarr"])
+    if not workspace.is_built("model.zarr"):
+        stages.fit_model(prepared, paths["model.zarr"], config, meter, attrs)
+    if not workspace.is_built("ancestry.zarr"):
+        with meter.stage("apply"):
+            apply_model(
+                paths["model.zarr"],
+                prepared,
+                paths["ancestry.zarr"],
+                config.apply,
+                meter.cluster,
+                {**attrs, **_fit_figures(paths["model.zarr"])},
+            )
+
+
+def _fit_figures(model_path: Path) -> dict[str, Any]:
+    model = Store.open(model_path, "model").attrs
+    copied = ("qc_steps", "log_likelihood_trace", "converged", "data_passes")
+    return {name: model[name] for name in copied}
+
+
+def _summarise(
+    workspace: Workspace, meter: Meter, attrs: dict[str, Any]
+) -> dict[str, Any]:
+    """Contents of run.json."""
+    store = Store.open(workspace.building("ancestry.zarr"), "ancestry")
+    found = store.attrs
+    n_samples, n_populations = store.shape("sample_ancestry_proportion")
+    return {
+        "log_likelihood": found["log_likelihood"],
+        "observed_genotypes": found["observed_genotypes"],
+        "data_passes": found["data_passes"],
+        "converged": found["converged"],
+        "n_populations": n_populations,
+        "n_samples": n_samples,
+        "n_samples_in_fit": int(store.read("sample_in_fit").sum()),
+        "n_samples_uncalled": found["n_samples_uncalled"],
+        "n_variants": store.shape("variant_position")[0],
+        "encoder_rmse": found["encoder_rmse"],
+        "qc_steps": found["qc_steps"],
+        "log_likelihood_trace": found["log_likelihood_trace"],
+        "stages": meter.records,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **attrs,
+    }
+
+
+def run_demo(
+    output: Path,
+    config: RunConfig,
+    cluster: AbstractContextManager[Cluster],
+    *,
+    overwrite: bool = False,
+) -> RunResult:
+    """Run on the 1000 Genomes people, whose cohort is written into the output too."""
+    cohort = output / "cohort.vcz"
+    if overwrite or not cohort.exists():
+        write_demo_cohort(cohort, overwrite=overwrite)
+    return run(str(cohort), output, config, cluster, overwrite=overwrite)

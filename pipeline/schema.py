@@ -1,0 +1,121 @@
+"""Every array that the pipeline stores: name, dimensions, type and meaning, once.
+
+Names follow sgkit: dimensions `samples` and `variants`, variables prefixed by the
+axis that they live on. The stores are laid out from these specifications, and their
+text is written into each array's attributes.
+"""
+
+from dataclasses import dataclass
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One array of a store.
+
+    Attributes
+    ----------
+    dims
+        Names of the dimensions.
+    dtype
+        numpy dtype; "str" is variable-length text.
+    doc
+        Meaning, unit, range and missing code.
+    """
+
+    dims: tuple[str, ...]
+    dtype: str
+    doc: str
+
+
+VARIANT_KEYS = {
+    "variant_contig_name": ArraySpec(
+        ("variants",), "str", "Name of the contig that the variant lies on."
+    ),
+    "variant_position": ArraySpec(
+        ("variants",), "int64", "Position on the contig, in base pairs from 1."
+    ),
+    "variant_allele": ArraySpec(
+        ("variants", "alleles"), "str", "Reference allele, then the alternate counted."
+    ),
+    "variant_id": ArraySpec(("variants",), "str", "Id of the variant, '.' if none."),
+}
+
+PREPARED = {
+    **VARIANT_KEYS,
+    "variant_index": ArraySpec(
+        ("variants",), "int64", "Row of the variant in the cohort's call_genotype."
+    ),
+    "variant_frequency": ArraySpec(
+        ("variants",),
+        "float64",
+        "Frequency of the alternate allele among the people that inform the fit.",
+    ),
+    "sample_id": ArraySpec(("samples",), "str", "Id of the person."),
+    "sample_call_rate": ArraySpec(
+        ("samples",), "float64", "Fraction of the kept variants that are called."
+    ),
+    "sample_in_fit": ArraySpec(
+        ("samples",),
+        "bool",
+        "Whether the person passed quality control and informs the fit.",
+    ),
+    "sample_n_called": ArraySpec(
+        ("samples",), "int64", "Number of the person's called genotypes."
+    ),
+    "call_genotype_packed": ArraySpec(
+        ("samples", "variant_bytes"),
+        "uint8",
+        "Alternate alleles counted at two bits a genotype, four variants to a byte "
+        "from the lowest bits up; 3 is missing.",
+    ),
+}
+
+MODEL = {
+    **VARIANT_KEYS,
+    "variant_population_frequency": ArraySpec(
+        ("variants", "populations"),
+        "float32",
+        "P: frequency of the alternate allele in each population, inside (0, 1).",
+    ),
+    "variant_encoder_centre": ArraySpec(
+        ("variants",), "float32", "Frequency that the encoder centres genotypes on."
+    ),
+    "variant_encoder_projection": ArraySpec(
+        ("variants", "features"),
+        "float32",
+        "Fixed first layer of the encoder: centred genotypes to features.",
+    ),
+}
+
+ANCESTRY = {
+    **VARIANT_KEYS,
+    "variant_population_frequency": MODEL["variant_population_frequency"],
+    "sample_id": PREPARED["sample_id"],
+    "sample_in_fit": PREPARED["sample_in_fit"],
+    "sample_ancestry_proportion": ArraySpec(
+        ("samples", "populations"),
+        "float32",
+        "Q: share of each population in the person's ancestry, rows summing to 1; "
+        "NaN for a person without any called genotype.",
+    ),
+    "sample_log_likelihood": ArraySpec(
+        ("samples",),
+        "float64",
+        "Log-likelihood of the person's called genotypes at Q and P, in nats, "
+        "without the binomial coefficient.",
+    ),
+    "sample_n_called": PREPARED["sample_n_called"],
+}
+
+POPULATION = ArraySpec(
+    ("samples",), "str", "Label of the person's population, where the cohort has it."
+)
+OPTIONAL_ANCESTRY = {"sample_population": POPULATION}
+
+PREPARED_SWAPPED = ArraySpec(
+    ("variants",),
+    "bool",
+    "Whether the cohort's alleles are the other way round than the model's.",
+)

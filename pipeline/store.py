@@ -1,0 +1,229 @@
+"""The pipeline's own Zarr stores: lay out, fill by aligned regions, publish whole.
+
+The only module that imports zarr. A store is built under a working name with its
+arrays laid out first; a block is marked in a `*_done` array only after it was written,
+because an absent chunk may also be one that equals the fill value. `publish` renames
+the finished store into place.
+"""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numcodecs
+import numpy as np
+import numpy.typing as npt
+import zarr
+
+from pipeline.errors import InputError
+from pipeline.plan import Rows
+from pipeline.schema import SCHEMA_VERSION, ArraySpec
+
+_COMPRESSOR = numcodecs.Blosc("zstd", 1, numcodecs.Blosc.SHUFFLE)
+_DIMENSIONS = "_ARRAY_DIMENSIONS"  # xarray's name for them
+_DONE = "done"
+
+
+class Store:
+    """A Zarr group of the pipeline's own making.
+
+    Parameters
+    ----------
+    path
+        Directory of the group.
+    group
+        The open group.
+    """
+
+    def __init__(self, path: Path, group: zarr.Group) -> None:
+        self.path = path
+        self._group = group
+
+    @classmethod
+    def create(cls, path: Path, kind: str) -> "Store":
+        """Start an empty store, in place of anything unfinished at the path."""
+        shutil.rmtree(path, ignore_errors=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        group = zarr.open_group(zarr.DirectoryStore(str(path)), mode="w")
+        group.attrs.update({"kind": kind, "schema_version": SCHEMA_VERSION})
+        return cls(path, group)
+
+    @classmethod
+    def open(cls, path: Path, kind: str, *, writable: bool = False) -> "Store":
+        """Open a store of a kind ("prepared", "model" or "ancestry").
+
+        Raises
+        ------
+        InputError
+            If nothing is there, or something else is.
+        """
+        if not path.exists():
+            raise InputError(f"{path} does not exist; check the path")
+        try:
+            store = zarr.DirectoryStore(str(path))
+            group = zarr.open_group(store, mode="r+" if writable else "r")
+        except zarr.errors.GroupNotFoundError:
+            raise InputError(
+                f"{path} is not a Zarr store; expected a streamixture {kind} store"
+            ) from None
+        found = group.attrs.get("kind")
+        if found != kind:
+            raise InputError(
+                f"{path} is not a streamixture {kind} store (kind: {found}); "
+                f"name the {kind} store"
+            )
+        version = group.attrs.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise InputError(
+                f"{path} has schema version {version}, this release reads "
+                f"{SCHEMA_VERSION}; run the earlier stages again"
+            )
+        return cls(path, group)
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """All attributes of the group."""
+        return dict(self._group.attrs)
+
+    def set_attrs(self, **values: Any) -> None:
+        """Set attributes, which must be JSON values."""
+        self._group.attrs.update(values)
+
+    def names(self) -> list[str]:
+        """Names of the arrays, sorted."""
+        return sorted(self._group.array_keys())
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._group
+
+    def lay_out(
+        self,
+        name: str,
+        spec: ArraySpec,
+        shape: tuple[int, ...],
+        chunks: tuple[int, ...],
+    ) -> None:
+        """Create an array without values."""
+        is_text = spec.dtype == "str"
+        array = self._group.create_dataset(
+            name,
+            shape=shape,
+            chunks=tuple(max(min(c, s), 1) for c, s in zip(chunks, shape, strict=True)),
+            dtype=object if is_text else spec.dtype,
+            object_codec=numcodecs.VLenUTF8() if is_text else None,
+            compressor=_COMPRESSOR,
+            fill_value="" if is_text else None,
+        )
+        array.attrs[_DIMENSIONS] = list(spec.dims)
+        array.attrs["description"] = spec.doc
+
+    def write(self, name: str, spec: ArraySpec, values: npt.NDArray[Any]) -> None:
+        """Create a small array with its values, in one piece per 100,000 rows."""
+        self.lay_out(name, spec, values.shape, (100_000, *values.shape[1:]))
+        self._group[name][...] = (
+            values.astype(object) if spec.dtype == "str" else values
+        )
+
+    def read(self, name: str, *selection: Any) -> npt.NDArray[Any]:
+        """Values of an array, or of a part of it; text as numpy strings.
+
+        Raises
+        ------
+        InputError
+            If a chunk cannot be decoded.
+        """
+        try:
+            values = self._group[name][selection or ...]
+        except (RuntimeError, ValueError, OSError) as error:
+            raise InputError(
+                f"{self.path}: array {name} cannot be read at {selection}: {error}; "
+                "restore the store or make it again"
+            ) from error
+        return values.astype(str) if values.dtype == object else values
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of an array."""
+        return self._group[name].shape
+
+    def chunks(self, name: str) -> tuple[int, ...]:
+        """Chunk shape of an array."""
+        return self._group[name].chunks
+
+    def write_rows(self, name: str, rows: Rows, values: npt.NDArray[Any]) -> None:
+        """Fill a run of rows that is a whole number of the array's chunks."""
+        array = self._group[name]
+        size = array.chunks[0]
+        aligned = rows.start % size == 0 and (
+            rows.stop % size == 0 or rows.stop == array.shape[0]
+        )
+        # Two writers that share a chunk lose each other's rows without an error.
+        assert aligned, f"rows {rows} of {name} do not cover whole chunks of {size}"
+        array[rows.slice] = values
+
+    def track_blocks(self, n_blocks: int) -> None:
+        """Prepare to remember which blocks were written."""
+        array = self._group.create_dataset(
+            _DONE, shape=(n_blocks,), chunks=(1,), dtype="bool", fill_value=False
+        )
+        array.attrs[_DIMENSIONS] = ["blocks"]
+
+    def mark_done(self, block: int) -> None:
+        """Record that a block was written, after it was."""
+        self._group[_DONE][block] = True
+
+    def blocks_left(self) -> list[int]:
+        """Blocks not yet written."""
+        return [int(i) for i in np.flatnonzero(~self._group[_DONE][:])]
+
+    def finish(self) -> None:
+        """Check that every block was written, and consolidate the metadata.
+
+        Last of all, because consolidated readers do not see later attributes.
+        """
+        if _DONE in self._group:
+            assert not self.blocks_left(), f"{self.path}: blocks were not written"
+            del self._group[_DONE]
+        self.set_attrs(complete=True)
+        zarr.consolidate_metadata(self._group.store)
+
+
+Genotypes: TypeAlias = zarr.Array
+
+
+def open_genotypes(url: str) -> Genotypes:
+    """The call_genotype array of a VCF Zarr store, for reading plain chunks.
+
+    Read without xarray, which would apply the fill value as a mask.
+    """
+    return zarr.open_array(zarr.DirectoryStore(url), mode="r", path="call_genotype")
+
+
+def is_complete(path: Path, kind: str) -> bool:
+    """Whether a finished store of the kind is at the path."""
+    if not (path / ".zgroup").exists():
+        return False
+    return bool(Store.open(path, kind).attrs.get("complete"))
+
+
+def write_all(
+    store: Store, specs: Mapping[str, ArraySpec], values: Mapping[str, npt.NDArray[Any]]
+) -> None:
+    """Write several small arrays, each by its specification."""
+    for name, array in values.items():
+        store.write(name, specs[name], array)
+
+
+def publish(source: Path, target: Path) -> None:
+    """Move a finished file or store into place, replacing an earlier one.
+
+    A directory cannot be replaced in one system call on every file system: the
+    earlier one is renamed aside first and deleted afterwards.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_name(f".{target.name}.replaced")
+    shutil.rmtree(aside, ignore_errors=True)
+    if target.is_dir():
+        target.rename(aside)
+    source.rename(target)
+    shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,136 @@
+"""What a simulated cohort is made from: Q, P and the places of its variants.
+
+Draws them for independent variants under the model of Balding and Nichols; pure
+arithmetic, no input or output. Invariant: the same seed gives the same truth.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int32
+
+from pipeline.errors import InputError
+from pipeline.vcf_zarr import Genotypes
+
+N_CONTIGS = 22
+SPACING_BP = 10_000
+FREQUENCY_RANGE = (0.05, 0.95)
+FREQUENCY_CLIP = 1e-3
+
+# One stream of random numbers for each purpose, so that none depends on another.
+TRUTH_STREAM, ALLELE_STREAM, CHUNK_STREAM = range(3)
+
+
+@dataclass(frozen=True)
+class SimulatedCohort:
+    """What a simulated cohort was made from.
+
+    Attributes
+    ----------
+    ancestry
+        Q: each person's share of each population; rows sum to 1.
+    frequencies
+        P: frequency of the alternate allele in each population, in [0, 1].
+    contig
+        Index of each variant's contig, from 0; contig i is named str(i + 1).
+    position
+        Base-pair position on the contig, increasing.
+    parameters
+        The model and its parameters, for the store's attributes.
+    genotypes
+        Alleles (0 or 1) where the model yields them at once; None where they are to be
+        drawn from Q and P, each allele Bernoulli(sum_k Q_ik P_kj) on its own.
+    """
+
+    ancestry: Float[np.ndarray, "samples populations"]
+    frequencies: Float[np.ndarray, "populations variants"]
+    contig: Int32[np.ndarray, " variants"]
+    position: Int32[np.ndarray, " variants"]
+    parameters: dict[str, Any] = dataclasses.field(default_factory=dict)
+    genotypes: Genotypes | None = None
+
+
+def random_generator(seed: int, *stream: int) -> np.random.Generator:
+    """Make the generator of one of a seed's independent streams."""
+    sequence = np.random.SeedSequence(seed, spawn_key=stream)
+    return np.random.Generator(np.random.SFC64(sequence))
+
+
+def check_parameters(**values: float) -> None:
+    """Check parameters by their names.
+
+    Raises
+    ------
+    InputError
+        If one is out of its range.
+    """
+    for name, value in values.items():
+        if name.startswith(("n_", "chunk_", "generations")) and value < 1:
+            raise InputError(f"{name} is {value}; it must be at least 1")
+        if name == "seed" and value < 0:
+            raise InputError(f"seed is {value}; it must be at least 0")
+        if name == "fst" and not 0 < value < 1:
+            raise InputError(f"fst is {value}; it must be between 0 and 1")
+        if name == "dirichlet" and not value > 0:
+            raise InputError(f"dirichlet is {value}; it must be positive")
+        if name == "missing_rate" and not 0 <= value < 1:
+            raise InputError(f"missing_rate is {value}; it must be in [0, 1)")
+
+
+def simulate_truth(
+    n_samples: int,
+    n_variants: int,
+    n_populations: int,
+    *,
+    fst: float = 0.05,
+    dirichlet: float = 0.25,
+    seed: int,
+) -> SimulatedCohort:
+    """Draw Q and P of a cohort of independent variants.
+
+    An ancestral frequency p is uniform on FREQUENCY_RANGE; each population's is
+    Beta(p (1 - F) / F, (1 - p) (1 - F) / F), kept FREQUENCY_CLIP away from 0 and 1.
+    Variants are spread evenly over 22 contigs, SPACING_BP apart.
+
+    Parameters
+    ----------
+    n_samples, n_variants, n_populations
+        Size of the cohort and number of populations, each at least 1.
+    fst
+        F, the divergence of every population from the ancestral one, in (0, 1).
+    dirichlet
+        Concentration of the symmetric Dirichlet that a person's ancestry comes from;
+        below 1, most of it from few populations.
+    seed
+        Seed, at least 0.
+
+    Raises
+    ------
+    InputError
+        If a parameter is out of its range.
+
+    References
+    ----------
+    Balding and Nichols (1995), Genetica 96:3-12.
+    """
+    sizes = {"n_samples": n_samples, "n_variants": n_variants, "seed": seed}
+    check_parameters(**sizes, n_populations=n_populations)
+    check_parameters(fst=fst, dirichlet=dirichlet)
+    generator = random_generator(seed, TRUTH_STREAM)
+    ancestry = generator.dirichlet(np.full(n_populations, dirichlet), n_samples)
+    ancestral = generator.uniform(*FREQUENCY_RANGE, n_variants)
+    spread = (1 - fst) / fst
+    shape = (n_populations, n_variants)
+    frequencies = generator.beta(ancestral * spread, (1 - ancestral) * spread, shape)
+    contig = np.arange(n_variants) * N_CONTIGS // n_variants
+    rank = np.arange(n_variants) - np.searchsorted(contig, contig)
+    spacing = min(SPACING_BP, np.iinfo(np.int32).max // int(rank.max() + 1))
+    return SimulatedCohort(
+        ancestry=ancestry,
+        frequencies=frequencies.clip(FREQUENCY_CLIP, 1 - FREQUENCY_CLIP),
+        contig=contig.astype(np.int32),
+        position=((rank + 1) * spacing).astype(np.int32),
+        parameters={"model": "Balding-Nichols", "fst": fst, "dirichlet": dirichlet},
+    )

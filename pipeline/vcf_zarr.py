@@ -1,0 +1,177 @@
+"""Write VCF Zarr stores (zarr format 2) from genotypes in memory, chunk by chunk.
+
+The invariant: a store appears at its destination complete or not at all.
+"""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import numcodecs
+import numpy as np
+import xarray as xr
+from jaxtyping import Int8, Int32, Shaped
+
+from pipeline.errors import InputError
+
+VCF_ZARR_VERSION = "0.2"
+
+_GENOTYPE_COMPRESSOR = numcodecs.Blosc("zstd", 1, numcodecs.Blosc.BITSHUFFLE)
+
+Genotypes = Int8[np.ndarray, "variants samples 2"]
+GenotypeSource = Callable[[slice, slice], Genotypes]
+
+
+@contextlib.contextmanager
+def new_store(destination: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a path to write a store to, and move it into place if the block succeeds.
+
+    The path lies in a hidden folder beside the destination, which is removed whatever
+    happens; the folder may hold scratch files too.
+
+    Parameters
+    ----------
+    destination
+        Where the finished store goes. Missing parent folders are made.
+    overwrite
+        Replace a Zarr store that is already there. Anything else is never replaced.
+
+    Raises
+    ------
+    InputError
+        If the destination exists and may not be replaced.
+    """
+    target = Path(destination)
+    _check_replaceable(target, overwrite)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{target.name}."
+    workspace = Path(tempfile.mkdtemp(".partial", prefix, target.parent))
+    try:
+        yield workspace / "store"
+        if target.exists():
+            target.rename(workspace / "replaced")
+        (workspace / "store").rename(target)
+    finally:
+        shutil.rmtree(workspace, ignore_errors=True)
+
+
+def _check_replaceable(target: Path, overwrite: bool) -> None:
+    if not os.path.lexists(target):
+        return
+    if not overwrite:
+        raise InputError(
+            f"{target} already exists; pass --overwrite to replace it, "
+            "or name another output"
+        )
+    if not (target / ".zgroup").is_file():
+        raise InputError(
+            f"{target} is not a Zarr store, so --overwrite will not replace it; "
+            "name another output"
+        )
+
+
+def cohort_variables(
+    contig_ids: list[str],
+    contig: Int32[np.ndarray, " variants"],
+    position: Int32[np.ndarray, " variants"],
+    alleles: Shaped[np.ndarray, "variants 2"],
+    sample_ids: list[str],
+) -> xr.Dataset:
+    """Everything in a VCF Zarr store but genotypes; ids are contig:position:ref:alt.
+
+    Parameters
+    ----------
+    contig_ids
+        Names of the contigs.
+    contig, position
+        Index into `contig_ids` and base-pair position of each variant.
+    alleles
+        Reference and alternate allele.
+    sample_ids
+        One unique name per person.
+    """
+    places = zip(contig.tolist(), position.tolist(), alleles.tolist(), strict=True)
+    variant_ids = [
+        f"{contig_ids[index]}:{place}:{reference}:{alternate}"
+        for index, place, (reference, alternate) in places
+    ]
+    return xr.Dataset(
+        {
+            "contig_id": ("contigs", np.array(contig_ids, object)),
+            "variant_contig": ("variants", contig),
+            "variant_position": ("variants", position),
+            "variant_allele": (("variants", "alleles"), alleles.astype(object)),
+            "variant_id": ("variants", np.array(variant_ids, object)),
+            "sample_id": ("samples", np.array(sample_ids, object)),
+        }
+    )
+
+
+def write_vcf_zarr(
+    path: str | Path,
+    variables: xr.Dataset,
+    genotypes: GenotypeSource,
+    *,
+    chunk_variants: int = 10_000,
+    chunk_samples: int = 1_000,
+) -> None:
+    """Lay out a VCF Zarr store (zarr format 2), then fill its genotypes chunk by chunk.
+
+    Parameters
+    ----------
+    path
+        A path where nothing is yet.
+    variables
+        The other variables, as `cohort_variables` makes them, and attributes.
+    genotypes
+        Called with the slice of variants and that of samples of each chunk; returns
+        allele indices, missing -1.
+    chunk_variants, chunk_samples
+        Size of a chunk.
+    """
+    sizes = {
+        "variants": variables.sizes["variants"],
+        "samples": variables.sizes["samples"],
+    }
+    chunks = {"variants": chunk_variants, "samples": chunk_samples}
+    dims = ("variants", "samples", "ploidy")
+    shape = (*sizes.values(), 2)
+    template = variables.assign(
+        # One lazy block, whose values are never computed, stands for the whole array.
+        call_genotype=(dims, da.empty(shape, dtype=np.int8, chunks=shape))
+    )
+    template.attrs["vcf_zarr_version"] = VCF_ZARR_VERSION
+    template.to_zarr(
+        path,
+        mode="w-",
+        compute=False,
+        consolidated=True,
+        encoding={
+            name: _encoding(template[name], chunks) for name in template.variables
+        },
+    )
+    for rows in _slices(sizes["variants"], chunk_variants):
+        for columns in _slices(sizes["samples"], chunk_samples):
+            block = xr.Dataset({"call_genotype": (dims, genotypes(rows, columns))})
+            block.to_zarr(path, region={"variants": rows, "samples": columns})
+
+
+def _encoding(variable: xr.DataArray, chunks: dict[str, int]) -> dict[str, Any]:
+    sizes = variable.sizes
+    # A fill value would make xarray read every equal genotype as missing.
+    encoding: dict[str, Any] = {
+        "_FillValue": None,
+        "chunks": tuple(min(chunks.get(str(d), n), n) for d, n in sizes.items()),
+    }
+    if variable.name == "call_genotype":
+        encoding["compressor"] = _GENOTYPE_COMPRESSOR
+    return encoding
+
+
+def _slices(size: int, step: int) -> list[slice]:
+    return [slice(start, min(start + step, size)) for start in range(0, size, step)]

@@ -1,0 +1,123 @@
+"""Builders of small VCF Zarr stores.
+
+Every store has these arrays (V variants, S people, A allele slots, C contigs), in zarr
+format 2, with `_ARRAY_DIMENSIONS` and consolidated metadata:
+
+=================  =========  ==================================================
+array              shape      dtype and content
+=================  =========  ==================================================
+call_genotype      (V, S, 2)  int8; 0 reference, 1 alternate, -1 missing
+sample_id          (S,)       object (variable-length UTF-8); s0, s1, ...
+contig_id          (C,)       object; "1" unless given
+variant_contig     (V,)       int8; index into contig_id, 0 unless given
+variant_position   (V,)       int32; 1000, 2000, ... unless given
+variant_allele     (V, A)     object; A, C unless given; "" for an unused slot
+variant_id         (V,)       object; rs0, rs1, ...
+=================  =========  ==================================================
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numcodecs
+import numpy as np
+import zarr
+
+DIMS = {
+    "call_genotype": ["variants", "samples", "ploidy"],
+    "sample_id": ["samples"],
+    "contig_id": ["contigs"],
+    "variant_contig": ["variants"],
+    "variant_position": ["variants"],
+    "variant_allele": ["variants", "alleles"],
+    "variant_id": ["variants"],
+}
+
+
+def random_genotypes(
+    n_variants: int, n_samples: int, *, missing: float = 0.05, seed: int = 0
+) -> np.ndarray:
+    """Calls, variants x samples x 2, at frequencies uniform in (0, 1)."""
+    rng = np.random.default_rng(seed)
+    frequency = rng.random((n_variants, 1, 1))
+    calls = (rng.random((n_variants, n_samples, 2)) < frequency).astype(np.int8)
+    calls[rng.random((n_variants, n_samples)) < missing] = -1
+    return calls
+
+
+def linked_genotypes(
+    n_variants: int, n_samples: int, *, copied: float = 0.6, seed: int = 0
+) -> np.ndarray:
+    """Calls in which two of three variants partly copy the variant before them."""
+    calls = random_genotypes(n_variants, n_samples, seed=seed)
+    rng = np.random.default_rng(seed + 1)
+    for variant in range(1, n_variants):
+        if variant % 3:
+            people = rng.random(n_samples) < copied
+            calls[variant, people] = calls[variant - 1, people]
+    return calls
+
+
+def cohort_arrays(
+    genotypes: np.ndarray, **changes: np.ndarray | None
+) -> dict[str, np.ndarray]:
+    """Arrays of the table above; `changes` replaces some, None leaves one out."""
+    n_variants, n_samples = genotypes.shape[:2]
+    arrays: dict[str, np.ndarray | None] = {
+        "call_genotype": genotypes,
+        "sample_id": np.array([f"s{i}" for i in range(n_samples)], dtype=object),
+        "contig_id": np.array(["1"], dtype=object),
+        "variant_contig": np.zeros(n_variants, dtype=np.int8),
+        "variant_position": 1000 * np.arange(1, n_variants + 1, dtype=np.int32),
+        "variant_allele": np.array([["A", "C"]] * n_variants, dtype=object).reshape(
+            n_variants, 2
+        ),
+        "variant_id": np.array([f"rs{i}" for i in range(n_variants)], dtype=object),
+    }
+    arrays.update(changes)
+    return {name: array for name, array in arrays.items() if array is not None}
+
+
+def write_cohort(
+    store: Any,
+    genotypes: np.ndarray,
+    *,
+    chunks: tuple[int, int] = (7, 5),
+    dims: dict[str, list[str]] | None = None,
+    attributes: dict[str, Any] | None = None,
+    fill_value: int | None = None,
+    compressor: Any = None,
+    consolidated: bool = True,
+    **changes: np.ndarray | None,
+) -> str:
+    """Write a VCF Zarr store to a path or mapping; return the path as text."""
+    store = str(store) if isinstance(store, Path) else store
+    group = zarr.open_group(store, mode="w")
+    group.attrs.update(attributes or {})
+    for name, values in cohort_arrays(genotypes, **changes).items():
+        array_chunks: Any = True
+        if name == "call_genotype" and values.size:
+            array_chunks = (*chunks, *values.shape[2:])
+        array = group.create_dataset(
+            name,
+            data=values,
+            chunks=array_chunks,
+            fill_value=fill_value if values.dtype.kind in "iuf" else None,
+            compressor=compressor or numcodecs.Zstd(1),
+            object_codec=numcodecs.VLenUTF8() if values.dtype == object else None,
+        )
+        array.attrs["_ARRAY_DIMENSIONS"] = {**DIMS, **(dims or {})}[name]
+    if consolidated:
+        zarr.consolidate_metadata(store)
+    return str(store)
+
+
+def text(values: Sequence[str] | Sequence[Sequence[str]]) -> np.ndarray:
+    """Variable-length strings, as bio2zarr writes them."""
+    return np.array(values, dtype=object)
+
+
+def forbid_dask(*_args: Any, **_kwargs: Any) -> NoReturn:
+    """Stand in for a dask scheduler where nothing may be computed."""
+    raise AssertionError("dask was asked to compute")

@@ -1,0 +1,374 @@
+"""Fits from start to optimum, and the rules of the search that drives them."""
+
+import functools
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from estimator import acceleration, likelihood, packing, relaxation, spectral
+from estimator.acceleration import Evaluation, Point, Search, advance, propose
+from estimator.config import MIN_FREQUENCY
+from estimator.metrics import match_components
+from tests import oracle
+
+TILE = likelihood.TileShape(people=32, width=64)
+
+
+@dataclass(frozen=True)
+class Fit:
+    search: acceleration.Search
+    evaluated: list[acceleration.Evaluation]
+    accepted: list[float]
+
+    @property
+    def ancestry(self):
+        return self.search.best.point.ancestry
+
+    @property
+    def frequencies(self):
+        return self.search.best.point.frequencies
+
+
+def evaluate(padded, point, round_number):
+    """Map a point by one relaxation of Q and P, and take its likelihood."""
+    n_people, n_variants = len(point.ancestry), point.frequencies.shape[1]
+    ancestry = jnp.asarray(likelihood.pad_ancestry(point.ancestry, len(padded)))
+    frequencies = jnp.asarray(point.frequencies)
+    tiles = likelihood.tile_variants(frequencies, TILE.width)
+    relaxed = relaxation.relax_ancestry(padded, ancestry, tiles, tile=TILE)
+    statistics = likelihood.frequency_statistics(
+        padded, relaxed.ancestry, tiles, tile=TILE
+    )
+    mapped = relaxation.newton_frequencies(
+        frequencies,
+        likelihood.untile_variants(statistics.gradient, n_variants),
+        likelihood.untile_variants(statistics.hessian, n_variants),
+    )
+    mapped_point = Point(np.asarray(relaxed.ancestry)[:n_people], np.asarray(mapped))
+    value = float(relaxed.log_likelihood.sum())
+    return Evaluation(round_number, point, mapped_point, value)
+
+
+def starting_point(genotypes, k, seed=0):
+    packed = packing.pack_genotypes(genotypes)
+    pooled = oracle.pooled_frequency(genotypes)
+    start = spectral.spectral_start(packed, pooled, k, seed=seed, tile=TILE)
+    return Point(start.ancestry, start.frequencies)
+
+
+def padded_shard(genotypes):
+    packed = packing.pack_genotypes(genotypes)
+    return jnp.asarray(likelihood.pad_shard(packed, TILE))
+
+
+def fit(genotypes, k, *, seed=0, max_rounds=100):
+    """Run the whole of a fit in memory, as the pipeline does over shards."""
+    padded = padded_shard(genotypes)
+    search = Search(1e-9 * int((genotypes >= 0).sum()))
+    point = starting_point(genotypes, k, seed)
+    evaluated, accepted = [], []
+    for round_number in range(max_rounds):
+        evaluation = evaluate(padded, point, round_number)
+        search = advance(search, evaluation)
+        evaluated.append(evaluation)
+        if search.history[-1] is evaluation:
+            accepted.append(evaluation.log_likelihood)
+        if search.converged:
+            break
+        point = propose(search)
+    assert search.converged
+    assert_valid(*search.best.point)
+    return Fit(search, evaluated, accepted)
+
+
+def assert_valid(ancestry, frequencies):
+    assert ancestry.dtype == frequencies.dtype == np.float32
+    assert (ancestry >= 0).all()
+    np.testing.assert_allclose(ancestry.sum(axis=1), 1, atol=1e-6)
+    assert (frequencies >= MIN_FREQUENCY).all()
+    assert (frequencies <= 1 - MIN_FREQUENCY).all()
+
+
+@functools.cache
+def cohort(k):
+    return oracle.simulate(120, 600, k, seed=k)
+
+
+@functools.cache
+def fitted(k, seed=0):
+    return fit(cohort(k).genotypes, k, seed=seed)
+
+
+def gap_to_optimum(genotypes, result, start):
+    """Log-likelihood by which the oracle's optimum is higher, per genotype."""
+    optimum = oracle.fit(genotypes, start.ancestry, start.frequencies)
+    reached = oracle.log_likelihood(genotypes, result.ancestry, result.frequencies)
+    return (optimum.log_likelihood - reached) / (genotypes >= 0).sum()
+
+
+# Whole fits
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_fit__reaches_the_optimum_of_the_oracle(k):
+    gap = gap_to_optimum(cohort(k).genotypes, fitted(k), cohort(k))
+    assert abs(gap) < 1e-8
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_fit__reports_the_likelihood_of_the_point_it_returns(k):
+    best = fitted(k).search.best
+    exact = oracle.log_likelihood(cohort(k).genotypes, *best.point)
+    assert abs(best.log_likelihood - exact) / cohort(k).n_observed < 2e-9
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_fit__accepts_no_fall(k):
+    result = fitted(k)
+    highest = np.maximum.accumulate(result.accepted)
+    assert (result.accepted >= highest - result.search.tolerance).all()
+    assert result.search.best.log_likelihood == highest[-1]
+
+
+def test_fit__accelerates():
+    genotypes = cohort(3).genotypes
+    padded, point = padded_shard(genotypes), starting_point(genotypes, 3)
+    n_rounds = len(fitted(3).evaluated)
+    plain = []
+    for round_number in range(n_rounds):
+        evaluation = evaluate(padded, point, round_number)
+        plain.append(evaluation.log_likelihood)
+        point = evaluation.mapped
+    # Every step of both blocks is a Newton step that must not fall, whatever follows.
+    assert (np.diff(plain) > -1e-9 * cohort(3).n_observed).all()
+    assert fitted(3).search.best.log_likelihood > plain[-1]
+
+
+def test_fit__recovers_the_ancestry_that_was_simulated():
+    truth = cohort(3).ancestry.astype(np.float32)
+    order = match_components(truth, fitted(3).ancestry)
+    error = fitted(3).ancestry[:, order] - truth
+    assert np.sqrt(np.mean(error**2)) < 0.05
+
+
+def test_fit__leaves_exact_zeros():
+    assert (fitted(3).ancestry == 0).mean() > 0.1
+    assert (fitted(3).frequencies == np.float32(MIN_FREQUENCY)).any()
+
+
+def test_fit__same_seed_same_bytes():
+    again = fit(cohort(2).genotypes, 2, seed=0)
+    for one, other in zip(
+        fitted(2).search.best.point, again.search.best.point, strict=True
+    ):
+        assert one.tobytes() == other.tobytes()
+
+
+def test_fit__another_seed_reaches_the_same_optimum():
+    one, other = fitted(3, seed=0), fitted(3, seed=5)
+    assert not np.array_equal(one.ancestry, other.ancestry)
+    difference = one.search.best.log_likelihood - other.search.best.log_likelihood
+    assert abs(difference) / cohort(3).n_observed < 1e-8
+
+
+def test_fit__one_population_gives_the_pooled_frequencies():
+    pooled = oracle.pooled_frequency(cohort(1).genotypes)
+    expected = pooled.clip(MIN_FREQUENCY, 1 - MIN_FREQUENCY)
+    np.testing.assert_allclose(fitted(1).frequencies[0], expected, atol=2e-6)
+    assert (fitted(1).ancestry == 1).all()
+
+
+def test_fit__more_than_twenty_populations():
+    data = oracle.simulate(120, 600, 22, seed=4, fst=0.6, concentration=0.02)
+    result = fit(data.genotypes, 22)
+    gap = gap_to_optimum(data.genotypes, result, data)
+    # Many populations have local optima: the start's may be the better one.
+    assert gap < 1e-8
+
+
+def test_fit__missing_people_and_variants_and_monomorphic_ones():
+    data = oracle.simulate(120, 600, 2, seed=8)
+    genotypes = data.genotypes.copy()
+    genotypes[:, 0], genotypes[:, 1], genotypes[:, 2] = 0, 2, -1
+    genotypes[5] = -1
+    result = fit(genotypes, 2)
+    assert abs(gap_to_optimum(genotypes, result, data)) < 1e-8
+    np.testing.assert_allclose(result.frequencies[:, 0], MIN_FREQUENCY, rtol=1e-5)
+    np.testing.assert_allclose(1 - result.frequencies[:, 1], MIN_FREQUENCY, rtol=1e-5)
+    without = fit(np.delete(np.delete(genotypes, 5, axis=0), 2, axis=1), 2)
+    difference = result.search.best.log_likelihood - without.search.best.log_likelihood
+    assert abs(difference) / (genotypes >= 0).sum() < 1e-8
+
+
+@pytest.mark.parametrize(("n_people", "n_variants"), [(1, 9), (9, 1), (1, 1)])
+def test_fit__one_person_or_one_variant(n_people, n_variants):
+    rng = np.random.default_rng(1)
+    genotypes = rng.integers(0, 3, (n_people, n_variants)).astype(np.int8)
+    result = fit(genotypes, 1)
+    expected = oracle.pooled_frequency(genotypes)
+    np.testing.assert_allclose(result.frequencies[0], expected, atol=2e-6)
+
+
+def test_fit__as_many_populations_as_people():
+    genotypes = oracle.simulate(4, 80, 4, seed=2).genotypes
+    result = fit(genotypes, 4)
+    # Everyone a population of their own: nothing fits better.
+    halves = np.where(genotypes >= 0, genotypes, 0) / 2
+    ideal = oracle.log_likelihood(
+        genotypes, np.eye(4), halves.clip(MIN_FREQUENCY, 1 - MIN_FREQUENCY)
+    )
+    n_observed = (genotypes >= 0).sum()
+    assert abs(result.search.best.log_likelihood - ideal) / n_observed < 1e-7
+
+
+# The start
+
+
+def test_spectral_start__is_near_the_truth():
+    start = starting_point(cohort(3).genotypes, 3)
+    assert_valid(*start)
+    truth = cohort(3).ancestry.astype(np.float32)
+    order = match_components(truth, start.ancestry)
+    assert np.sqrt(np.mean((start.ancestry[:, order] - truth) ** 2)) < 0.08
+    error = start.frequencies[order] - cohort(3).frequencies
+    assert np.sqrt(np.mean(error**2)) < 0.1
+
+
+@pytest.mark.parametrize("k", [0, 5])
+def test_spectral_start__refuses_more_populations_than_the_data_carry(k):
+    genotypes = oracle.simulate(4, 30, 2, seed=1).genotypes
+    with pytest.raises(
+        ValueError, match=rf"in \[1, 4\] for 4 people and 30 variants, got {k}"
+    ):
+        starting_point(genotypes, k)
+
+
+def test_spectral_start__refuses_frequencies_of_another_width():
+    packed = packing.pack_genotypes(np.zeros((4, 30), np.int8))
+    with pytest.raises(ValueError, match="33 variants are 9 bytes a person; .* have 8"):
+        spectral.spectral_start(packed, np.full(33, 0.5), 2, seed=0, tile=TILE)
+
+
+# One step
+
+
+def test_newton_frequencies__start_outside_the_bounds():
+    step = relaxation.newton_frequencies(
+        jnp.asarray([[0.0, 1.0, 0.5]], jnp.float32),
+        jnp.asarray([[3.0, -3.0, 0.0]], jnp.float32),
+        jnp.asarray([[10.0, 10.0, 10.0]], jnp.float32),
+    )
+    np.testing.assert_allclose(step, [[0.3, 0.7, 0.5]], atol=2e-6)
+
+
+# The search: falls are refused, steps halved, calm confirmed
+
+
+def vector_point(*values):
+    """Return a point of one person, one population and as many variants as values."""
+    frequencies = np.asarray([values], np.float32)
+    return Point(np.ones((1, 1), np.float32), frequencies)
+
+
+def evaluation_of(number, value, mapped, log_likelihood):
+    return Evaluation(number, vector_point(value), vector_point(mapped), log_likelihood)
+
+
+def searched(*log_likelihoods, tolerance=0.1):
+    """Return the search after evaluations of these likelihoods, and the last one."""
+    search = Search(tolerance)
+    for number, value in enumerate(log_likelihoods):
+        search = advance(search, evaluation_of(number, 0.25, 0.5, value))
+    return search
+
+
+def rounds_of(search):
+    return [evaluation.round_number for evaluation in search.history]
+
+
+@pytest.mark.parametrize("fallen", [-12.0, np.nan, -np.inf])
+def test_advance__refuses_a_fall_and_goes_back_to_the_best_map(fallen):
+    search = searched(-20.0, -10.0, fallen)
+    assert search.best.round_number == 1
+    assert rounds_of(search) == [1]
+    assert search.halvings == 0
+    assert propose(search).frequencies[0, 0] == 0.5
+
+
+def test_advance__halves_the_step_from_the_best_until_accepted():
+    search = searched(-20.0, -10.0, -12.0, np.nan)
+    assert search.halvings == 1
+    assert propose(search).frequencies[0, 0] == 0.375
+    search = advance(search, evaluation_of(4, 0.375, 0.5, -30.0))
+    assert propose(search).frequencies[0, 0] == 0.3125
+    search = advance(search, evaluation_of(5, 0.3125, 0.5, -5.0))
+    assert (search.halvings, rounds_of(search)) == (0, [1, 5])
+    assert search.best.round_number == 5
+
+
+def test_advance__ends_when_no_halving_helps():
+    search = searched(-10.0)
+    for number in range(acceleration.MAX_HALVINGS + 1):
+        assert not search.converged
+        search = advance(search, evaluation_of(number, 0.25, 0.5, np.nan))
+    assert search.converged
+    assert search.best.log_likelihood == -10.0
+
+
+def test_advance__rounding_is_no_fall_but_the_best_is_kept():
+    search = searched(-10.0, -10.05)
+    assert rounds_of(search) == [0, 1]
+    assert search.best.round_number == 0
+
+
+def test_converged__needs_a_second_calm_round():
+    assert not searched(-10.0).converged
+    assert not searched(-10.0, -9.99).converged
+    assert searched(-10.0, -9.99, -9.98).converged
+    assert not searched(-10.0, -9.99, -5.0, -4.99).converged
+    assert searched(-10.0, -9.99, -5.0, -4.99, -4.98).converged
+
+
+def test_advance__keeps_as_many_evaluations_as_secants_need():
+    search = searched(*range(-20, -10))
+    assert rounds_of(search) == [6, 7, 8, 9]
+
+
+def test_propose__solves_a_linear_map_with_as_many_secants_as_dimensions():
+    fixed = np.asarray([0.3, 0.5, 0.7], np.float32)
+    shrinkage = np.asarray([0.9, 0.8, 0.5], np.float32)
+    search, point = Search(1e-12), vector_point(0.6, 0.2, 0.4)
+    for number in range(5):
+        values = point.frequencies[0]
+        mapped = vector_point(*(fixed + shrinkage * (values - fixed)))
+        loss = float(np.sum((values - fixed) ** 2))
+        search = advance(search, Evaluation(number, point, mapped, -loss))
+        point = propose(search)
+    np.testing.assert_allclose(point.frequencies[0], fixed, atol=1e-4)
+
+
+def test_propose__stays_inside_the_constraints():
+    rng = np.random.default_rng(0)
+    ancestry = rng.dirichlet([1.0] * 3, 5).astype(np.float32)
+    frequencies = rng.uniform(0.2, 0.8, (3, 40)).astype(np.float32)
+    towards = rng.dirichlet([1.0] * 3, 5).astype(np.float32) - ancestry
+    slope = rng.normal(size=(3, 40)).astype(np.float32)
+
+    def moved(share):
+        share = np.float32(share)
+        return Point(ancestry + share * towards, frequencies + share * slope)
+
+    # Residuals that shrink by a hundredth a tenth of the way: the secant leads far out.
+    search = Search(1e-6)
+    for number, (share, residual) in enumerate([(0.0, 0.1), (0.01, 0.0999)]):
+        evaluation = Evaluation(
+            number, moved(share), moved(share + residual), float(number)
+        )
+        search = advance(search, evaluation)
+    proposed = propose(search)
+    assert_valid(*proposed)
+    assert (proposed.ancestry == 0).any()
+    assert (proposed.frequencies == np.float32(MIN_FREQUENCY)).any()
+    assert (proposed.frequencies == np.float32(1 - MIN_FREQUENCY)).any()

@@ -1,0 +1,343 @@
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import dask
+import fsspec
+import numcodecs
+import numpy as np
+import pytest
+import zarr
+from fsspec.implementations.memory import MemoryFileSystem
+
+from pipeline.cohort import Cohort, open_cohort
+from pipeline.errors import InputError
+from tests.helpers import forbid_dask, random_genotypes, text, write_cohort
+
+
+def _write(path: Path, **changes: Any) -> str:
+    return write_cohort(path / "cohort.vcz", random_genotypes(20, 12), **changes)
+
+
+def test_open_cohort__reads_every_key(tmp_path):
+    genotypes = random_genotypes(20, 12)
+    url = write_cohort(
+        tmp_path / "cohort.vcz",
+        genotypes,
+        contig_id=text(["chr1", "chr2"]),
+        variant_contig=np.repeat([0, 1], 10),
+        variant_allele=text([["A", "C"]] * 19 + [["ACGT", ""]]),
+    )
+    cohort = open_cohort(url)
+    assert (cohort.n_variants, cohort.n_samples) == (20, 12)
+    assert (cohort.variant_chunk, cohort.sample_chunk) == (7, 5)
+    assert cohort.sample_ids.tolist() == [f"s{i}" for i in range(12)]
+    assert cohort.contigs.tolist() == ["chr1"] * 10 + ["chr2"] * 10
+    assert cohort.positions.tolist() == list(range(1000, 21000, 1000))
+    assert cohort.positions.dtype == np.int64
+    assert cohort.alleles.reference.tolist() == ["A"] * 19 + ["ACGT"]
+    assert cohort.alleles.alternate.tolist() == ["C"] * 19 + [""]
+    assert cohort.variant_ids.tolist() == [f"rs{i}" for i in range(20)]
+    assert {cohort.sample_ids.dtype.kind, cohort.variant_ids.dtype.kind} == {"U"}
+    np.testing.assert_array_equal(cohort.dataset["call_genotype"], genotypes)
+
+
+@pytest.mark.parametrize("consolidated", [True, False])
+def test_open_cohort__computes_nothing_with_dask(tmp_path, consolidated):
+    url = _write(tmp_path, consolidated=consolidated)
+    with dask.config.set(scheduler=forbid_dask):
+        cohort = open_cohort(Path(url))
+        assert cohort.sample_ids.size == 12
+        assert cohort.biallelic_mask.all()
+        assert len(cohort.fingerprint()) == 64
+        with pytest.raises(AssertionError, match="asked to compute"):
+            cohort.dataset["call_genotype"].values  # noqa: B018
+
+
+def test_open_cohort__keeps_calls_equal_to_the_fill_value(tmp_path):
+    genotypes = random_genotypes(20, 12)
+    url = write_cohort(tmp_path / "cohort.vcz", genotypes, fill_value=0)
+    calls = open_cohort(url).dataset["call_genotype"]
+    assert calls.dtype == np.int8
+    np.testing.assert_array_equal(calls, genotypes)
+
+
+@pytest.mark.parametrize("dtype", ["S", "U"])
+@pytest.mark.parametrize("compressor", [numcodecs.Blosc("lz4"), numcodecs.GZip(1)])
+def test_open_cohort__accepts_fixed_width_text(tmp_path, dtype, compressor):
+    url = _write(
+        tmp_path,
+        compressor=compressor,
+        sample_id=np.array([f"né{i}" for i in range(12)])
+        if dtype == "U"
+        else np.array([f"né{i}".encode() for i in range(12)]),
+        contig_id=np.array(["1"], dtype=dtype),
+        variant_allele=np.array([["A", "C"]] * 19 + [["G", ""]], dtype=dtype),
+        variant_id=None,
+    )
+    cohort = open_cohort(url)
+    assert cohort.sample_ids.tolist() == [f"né{i}" for i in range(12)]
+    assert set(cohort.contigs) == {"1"}
+    assert cohort.alleles.alternate[-2:].tolist() == ["C", ""]
+    assert cohort.biallelic_mask.all()
+    assert set(cohort.variant_ids) == {"."}
+
+
+def test_open_cohort__accepts_contigs_attribute(tmp_path):
+    url = _write(tmp_path, contig_id=None, attributes={"contigs": ["chrX"]})
+    assert set(open_cohort(url).contigs) == {"chrX"}
+
+
+def test_open_cohort__allows_duplicated_variants(tmp_path):
+    url = _write(tmp_path, variant_position=np.ones(20, dtype=np.int32))
+    assert set(open_cohort(url).positions) == {1}
+
+
+def test_contigs__refuses_an_unnamed_contig(tmp_path):
+    contig = np.zeros(20, dtype=np.int8)
+    contig[[4, 6]] = -1, 3
+    cohort = open_cohort(_write(tmp_path, variant_contig=contig))
+    with pytest.raises(InputError, match=r"variant_contig\[4\] is -1.*names 1 contigs"):
+        cohort.contigs  # noqa: B018
+
+
+def test_biallelic_mask__counts_observed_alternate_alleles(tmp_path):
+    alleles = [
+        ["A", "C", ""],
+        ["A", "C", "G"],
+        ["A", "", ""],
+        ["A", "0", ""],
+        ["A", ".", ""],
+        ["A", "C", "."],
+        ["A", "", "G"],
+    ]
+    url = write_cohort(
+        tmp_path / "cohort.vcz", random_genotypes(7, 3), variant_allele=text(alleles)
+    )
+    mask = open_cohort(url).biallelic_mask.tolist()
+    assert mask == [True, False, True, True, True, True, False]
+
+
+def test_alleles__of_a_store_with_references_only(tmp_path):
+    cohort = open_cohort(_write(tmp_path, variant_allele=text([["A"]] * 20)))
+    assert set(cohort.alleles.alternate) == {""}
+    assert cohort.biallelic_mask.all()
+
+
+def test_open_cohort__refuses_a_missing_store(tmp_path):
+    with pytest.raises(InputError, match="nowhere.vcz: no such store; check the path"):
+        open_cohort(tmp_path / "nowhere.vcz")
+
+
+def test_open_cohort__refuses_a_file(tmp_path):
+    path = tmp_path / "cohort.vcf.gz"
+    path.touch()
+    with pytest.raises(InputError, match="is a file, not a VCF Zarr.*import"):
+        open_cohort(path)
+
+
+def test_open_cohort__refuses_an_unknown_protocol():
+    with pytest.raises(InputError, match="nonsense://x: no file system for this URL"):
+        open_cohort("nonsense://x")
+
+
+def test_open_cohort__refuses_a_directory_that_is_not_zarr(tmp_path):
+    with pytest.raises(InputError, match="is not a Zarr group"):
+        open_cohort(tmp_path)
+
+
+def test_open_cohort__refuses_a_zarr_array(tmp_path):
+    zarr.save_array(str(tmp_path / "array"), np.zeros(3))
+    with pytest.raises(InputError, match="is a single Zarr array"):
+        open_cohort(tmp_path / "array")
+
+
+def test_open_cohort__refuses_zarr_v3(tmp_path):
+    (tmp_path / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group"}')
+    with pytest.raises(InputError, match="zarr format 3.*without --zarr-format 3"):
+        open_cohort(tmp_path)
+
+
+@pytest.mark.parametrize("consolidated", [True, False])
+def test_open_cohort__refuses_what_is_not_vcf_zarr(tmp_path, consolidated):
+    url = _write(
+        tmp_path, consolidated=consolidated, sample_id=None, variant_contig=None
+    )
+    with pytest.raises(InputError, match="it lacks sample_id, variant_contig; conv"):
+        open_cohort(url)
+
+
+def test_open_cohort__refuses_wrong_dimensions(tmp_path):
+    url = _write(tmp_path, dims={"call_genotype": ["samples", "variants", "ploidy"]})
+    with pytest.raises(
+        InputError,
+        match=r"call_genotype has dimensions \(samples, variants, ploidy\), not \(var",
+    ):
+        open_cohort(url)
+
+
+def test_open_cohort__refuses_arrays_of_different_lengths(tmp_path):
+    url = _write(tmp_path, sample_id=text([f"s{i}" for i in range(11)]))
+    with pytest.raises(InputError, match="sample_id has 11 samples, other arrays 12"):
+        open_cohort(url)
+
+
+@pytest.mark.parametrize("dtype", ["f4", "u1", "?"])
+def test_open_cohort__refuses_genotypes_that_are_not_signed_integers(tmp_path, dtype):
+    genotypes = random_genotypes(20, 12, missing=0).astype(dtype)
+    url = write_cohort(tmp_path / "cohort.vcz", genotypes)
+    with pytest.raises(InputError, match="call_genotype has dtype .*signed integers"):
+        open_cohort(url)
+
+
+def test_open_cohort__refuses_text_positions(tmp_path):
+    url = _write(tmp_path, variant_position=np.array(["1"] * 20))
+    with pytest.raises(InputError, match="variant_position has dtype <U1.*integers"):
+        open_cohort(url)
+
+
+@pytest.mark.parametrize("ploidy", [1, 4])
+def test_open_cohort__refuses_other_ploidy(tmp_path, ploidy):
+    genotypes = np.zeros((20, 12, ploidy), dtype=np.int8)
+    url = write_cohort(tmp_path / "cohort.vcz", genotypes)
+    with pytest.raises(InputError, match=f"ploidy {ploidy}, and only 2 is supported"):
+        open_cohort(url)
+
+
+def test_open_cohort__refuses_mixed_ploidy(tmp_path):
+    url = _write(tmp_path, consolidated=False)
+    zarr.open(url)["call_genotype"].attrs["mixed_ploidy"] = True
+    with pytest.raises(InputError, match="ploidy mixed, and only 2 is supported"):
+        open_cohort(url)
+
+
+def test_open_cohort__refuses_duplicate_sample_ids(tmp_path):
+    ids = [f"s{i}" for i in range(12)]
+    ids[9] = ids[7] = "s3"
+    url = _write(tmp_path, sample_id=text(ids))
+    with pytest.raises(InputError, match="sample_id 's3' is at both 3 and 7; rename"):
+        open_cohort(url)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [((0, 12, 2), "has no variants"), ((20, 0, 2), "has no samples")],
+)
+def test_open_cohort__refuses_an_empty_cohort(tmp_path, shape, message):
+    url = write_cohort(tmp_path / "cohort.vcz", np.zeros(shape, dtype=np.int8))
+    with pytest.raises(InputError, match=message):
+        open_cohort(url)
+
+
+def test_open_cohort__refuses_damaged_metadata(tmp_path):
+    url = _write(tmp_path)
+    (Path(url) / ".zmetadata").write_text("{")
+    with pytest.raises(InputError, match=r"\.zmetadata: is not JSON"):
+        open_cohort(url)
+
+
+def test_open_cohort__refuses_what_xarray_cannot_open(tmp_path):
+    url = _write(tmp_path, consolidated=False)
+    extra = zarr.open(url).create_dataset("call_DP", shape=(3, 3))
+    extra.attrs["_ARRAY_DIMENSIONS"] = ["variants", "samples"]
+    with pytest.raises(InputError, match=r"cannot be opened \(conflicting sizes"):
+        open_cohort(url)
+
+
+def test_open_cohort__error_is_one_line(tmp_path):
+    with pytest.raises(InputError) as caught:
+        open_cohort(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def remote_genotypes():
+    genotypes = random_genotypes(20, 12)
+    mapper = fsspec.get_mapper("memory://bucket/cohort.vcz")
+    write_cohort(mapper, genotypes)
+    yield genotypes
+    mapper.fs.rm("/bucket", recursive=True)
+
+
+def test_open_cohort__reads_a_remote_store(remote_genotypes):
+    cohort = open_cohort("memory://bucket/cohort.vcz")
+    np.testing.assert_array_equal(cohort.dataset["call_genotype"], remote_genotypes)
+    assert len(cohort.fingerprint()) == 64
+
+
+@pytest.mark.usefixtures("remote_genotypes")
+def test_open_cohort__does_not_read_a_refused_chunk_as_reference(monkeypatch):
+    cohort = open_cohort("memory://bucket/cohort.vcz")
+    answer = MemoryFileSystem.cat_file
+
+    def refuse_genotypes(self, path, *args, **kwargs):
+        if "call_genotype/0" in path:
+            raise PermissionError("403")
+        return answer(self, path, *args, **kwargs)
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", refuse_genotypes)
+    with pytest.raises(PermissionError, match="403"):
+        cohort.dataset["call_genotype"].values  # noqa: B018
+
+
+def _fingerprint(path: Path, **changes: Any) -> str:
+    return open_cohort(_write(path, **changes)).fingerprint()
+
+
+def test_fingerprint__does_not_depend_on_path_time_or_other_arrays(tmp_path):
+    cohort = open_cohort(_write(tmp_path))
+    before = cohort.fingerprint()
+    copy = tmp_path / "elsewhere" / "copy.vcz"
+    shutil.copytree(cohort.url, copy)
+    for path in copy.rglob("*"):
+        os.utime(path, (1, 1))
+    zarr.open(str(copy)).create_dataset("sample_ancestry_proportion", data=np.ones(12))
+    (copy / "call_genotype" / "0.0.0.tmp.partial").write_bytes(b"left behind")
+    assert open_cohort(copy).fingerprint() == before
+
+
+def _changed_call(cohort: Cohort) -> None:
+    calls = zarr.open(cohort.url)["call_genotype"]
+    calls[19, 11] = 1 - np.clip(calls[19, 11], 0, 1)
+
+
+def _changed_position(cohort: Cohort) -> None:
+    zarr.open(cohort.url)["variant_position"][3] = 3999
+
+
+def _changed_allele(cohort: Cohort) -> None:
+    zarr.open(cohort.url)["variant_allele"][3, 1] = "T"
+
+
+def _changed_sample_id(cohort: Cohort) -> None:
+    zarr.open(cohort.url)["sample_id"][3] = "renamed"
+
+
+def _changed_fill_value(cohort: Cohort) -> None:
+    path = Path(cohort.url) / ".zmetadata"
+    metadata = json.loads(path.read_text())
+    metadata["metadata"]["call_genotype/.zarray"]["fill_value"] = 1
+    path.write_text(json.dumps(metadata))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _changed_call,
+        _changed_position,
+        _changed_allele,
+        _changed_sample_id,
+        _changed_fill_value,
+    ],
+)
+def test_fingerprint__depends_on_content(tmp_path, change):
+    cohort = open_cohort(_write(tmp_path))
+    before = cohort.fingerprint()
+    change(cohort)
+    assert open_cohort(cohort.url).fingerprint() != before
+
+
+def test_fingerprint__depends_on_chunks(tmp_path):
+    assert _fingerprint(tmp_path) != _fingerprint(tmp_path, chunks=(20, 12))

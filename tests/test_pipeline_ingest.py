@@ -1,0 +1,272 @@
+import gzip
+import json
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sgkit
+
+from pipeline import ingest
+from pipeline.errors import InputError
+
+HAPMAP3 = Path(__file__).parents[2] / "shared" / "data" / "hapmap3" / "hapmap3.bed"
+
+# Alternate alleles (copies of allele 1) of three variants in five people.
+COUNTS = np.array([[0, 1, 2, -1, 0], [2, 2, 1, 0, -1], [0, 0, 0, 0, 0]], np.int8)
+BED_CODES = {2: 0b00, -1: 0b01, 1: 0b10, 0: 0b11}
+BIM = "1 rs1 0 100 A G\n1 rs2 0 200 C TT\n2 . 0 50 0 T\n"
+FAM = "".join(f"F{i} person{i} 0 0 0 -9\n" for i in range(5))
+
+VCF_HEADER = """\
+##fileformat=VCFv4.2
+##contig=<ID=1,length=10000>
+##FORMAT=<ID=GT,Number=1,Type=String,Description="Genotype">
+#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\tFORMAT\tann\tbob
+"""
+VCF_RECORDS = """\
+1\t100\trs1\tA\tG\t.\tPASS\t.\tGT\t0|1\t./.
+1\t200\trs2\tC\tT,G\t.\tPASS\t.\tGT\t1/1\t0/2
+"""
+
+
+def load(path):
+    return sgkit.load_dataset(path, mask_and_scale=False).load()
+
+
+def alternate_counts(dataset):
+    genotypes = dataset.call_genotype.values
+    missing = (genotypes < 0).any(axis=2)
+    return np.where(missing, -1, genotypes.sum(axis=2))
+
+
+def pack_bed(counts):
+    """PLINK's variant-major bytes, four people a byte from the lowest bits up."""
+    rows = []
+    for row in counts:
+        codes = [BED_CODES[int(count)] for count in row]
+        codes += [0] * (-len(codes) % 4)
+        quads = np.array(codes, np.uint8).reshape(-1, 4)
+        rows.append((quads << np.array([0, 2, 4, 6], np.uint8)).sum(1).astype(np.uint8))
+    return b"\x6c\x1b\x01" + np.concatenate(rows).tobytes()
+
+
+def unpack_bed(bed, n_variants, n_samples):
+    """Copies of allele 1, by plain numpy: the oracle for real filesets."""
+    packed = np.fromfile(bed, np.uint8)[3:].reshape(n_variants, -1)
+    codes = (packed[:, :, None] >> np.array([0, 2, 4, 6], np.uint8)) & 3
+    copies = np.array([2, -1, 1, 0], np.int8)
+    return copies[codes.reshape(n_variants, -1)[:, :n_samples]]
+
+
+def plink_files(folder, bed=None, bim=BIM, fam=FAM):
+    content = {".bed": pack_bed(COUNTS) if bed is None else bed, ".bim": bim}
+    content[".fam"] = fam
+    for suffix, data in content.items():
+        if data is not None:
+            data = data.encode() if isinstance(data, str) else data
+            (folder / f"toy.v1{suffix}").write_bytes(data)
+    return folder / "toy.v1.bed"
+
+
+def bgzip_block(data):
+    """One BGZF block: a gzip member whose extra field holds its own length."""
+    deflate = zlib.compressobj(wbits=-15)
+    body = deflate.compress(data) + deflate.flush()
+    head = struct.pack("<4BI2BH2BHH", 31, 139, 8, 4, 0, 0, 255, 6, 66, 67, 2, 0)
+    size = len(head) + len(body) + 8
+    head = head[:-2] + struct.pack("<H", size - 1)
+    return head + body + struct.pack("<II", zlib.crc32(data), len(data))
+
+
+def vcf_files(folder, records=VCF_RECORDS, header=VCF_HEADER):
+    """A bgzipped VCF whose records, all in one block, lie in its first 16 kb bin."""
+    header_block = bgzip_block(header.encode())
+    data_block = bgzip_block(records.encode())
+    path = folder / "toy.vcf.gz"
+    path.write_bytes(header_block + data_block + bgzip_block(b""))
+    begin = len(header_block) << 16
+    end = (len(header_block) + len(data_block)) << 16
+    index = struct.pack("<4s8i2s", b"TBI\1", 1, 2, 1, 2, 0, ord("#"), 0, 2, b"1\0")
+    index += struct.pack("<iIiQQ", 2, 4681, 1, begin, end)
+    # The pseudo-bin that counts records.
+    index += struct.pack("<IiQQQQ", 37450, 2, begin, end, records.count("\n"), 0)
+    index += struct.pack("<iQ", 1, begin)
+    Path(f"{path}.tbi").write_bytes(bgzip_block(index) + bgzip_block(b""))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("a.bed", True),
+        (Path("b/a.vcf.gz"), True),
+        ("a.vcf.bgz", True),
+        ("a.bcf", True),
+        ("a.vcf", True),
+        ("a.vcz", False),
+        ("s3://bucket/a.zarr", False),
+        ("bed", False),
+    ],
+)
+def test_needs_import__by_suffix(source, expected):
+    assert ingest.needs_import(source) is expected
+
+
+def test_ingest__plink_toy(tmp_path):
+    ingest.ingest(plink_files(tmp_path), tmp_path / "toy.vcz")
+    dataset = load(tmp_path / "toy.vcz")
+    assert dataset.call_genotype.dtype == np.int8
+    np.testing.assert_array_equal(alternate_counts(dataset), COUNTS)
+    assert (dataset.call_genotype.values[0, 3] == -1).all()
+    assert dataset.sample_id.values.tolist() == [f"person{i}" for i in range(5)]
+    alleles = dataset.variant_allele.values.tolist()
+    assert alleles == [["G", "A"], ["TT", "C"], ["T", "0"]]
+    assert dataset.variant_position.values.tolist() == [100, 200, 50]
+    assert dataset.contig_id.values.tolist() == ["1", "2"]
+    assert dataset.variant_contig.values.tolist() == [0, 0, 1]
+
+
+def test_ingest__genotypes_have_no_fill_value(tmp_path):
+    ingest.ingest(plink_files(tmp_path), tmp_path / "toy.vcz")
+    array = json.loads((tmp_path / "toy.vcz" / "call_genotype" / ".zarray").read_text())
+    assert array["fill_value"] is None
+    assert array["zarr_format"] == 2
+    assert (tmp_path / "toy.vcz" / ".zmetadata").is_file()
+
+
+@pytest.mark.skipif(not HAPMAP3.exists(), reason="shared data are not here")
+def test_ingest__plink_hapmap3_equals_numpy(tmp_path):
+    ingest.ingest(HAPMAP3, tmp_path / "hapmap3.vcz")
+    dataset = load(tmp_path / "hapmap3.vcz")
+    bim = [row.split() for row in HAPMAP3.with_suffix(".bim").read_text().splitlines()]
+    fam = [row.split() for row in HAPMAP3.with_suffix(".fam").read_text().splitlines()]
+    expected = unpack_bed(HAPMAP3, len(bim), len(fam))
+    np.testing.assert_array_equal(alternate_counts(dataset), expected)
+    assert dataset.variant_allele.values.tolist() == [[row[5], row[4]] for row in bim]
+    assert dataset.variant_position.values.tolist() == [int(row[3]) for row in bim]
+    assert dataset.sample_id.values.tolist() == [row[1] for row in fam]
+
+
+def test_ingest__vcf(tmp_path, capfd):
+    ingest.ingest(vcf_files(tmp_path), tmp_path / "toy.vcz")
+    dataset = load(tmp_path / "toy.vcz")
+    assert dataset.call_genotype.dtype == np.int8
+    assert dataset.call_genotype.values.tolist() == [
+        [[0, 1], [-1, -1]],
+        [[1, 1], [0, 2]],
+    ]
+    assert dataset.variant_allele.values.tolist() == [["A", "G", ""], ["C", "T", "G"]]
+    assert dataset.sample_id.values.tolist() == ["ann", "bob"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [
+        "toy.vcf.gz",
+        "toy.vcf.gz.tbi",
+        "toy.vcz",
+    ]
+    captured = capfd.readouterr()
+    assert captured.out + captured.err == ""
+
+
+def test_ingest__several_processes_give_the_same_genotypes(tmp_path):
+    ingest.ingest(plink_files(tmp_path), tmp_path / "toy.vcz", n_workers=1)
+    np.testing.assert_array_equal(alternate_counts(load(tmp_path / "toy.vcz")), COUNTS)
+
+
+def test_ingest__refuses_or_replaces_an_existing_store(tmp_path):
+    bed = plink_files(tmp_path)
+    destination = tmp_path / "toy.vcz"
+    ingest.ingest(bed, destination)
+    with pytest.raises(InputError, match="toy.vcz already exists; pass --overwrite"):
+        ingest.ingest(bed, destination)
+    bed = plink_files(tmp_path, bed=pack_bed(2 - np.abs(COUNTS)))
+    ingest.ingest(bed, destination, overwrite=True)
+    np.testing.assert_array_equal(
+        alternate_counts(load(destination)), 2 - np.abs(COUNTS)
+    )
+
+
+def test_ingest__a_failed_replacement_keeps_the_old_store(tmp_path):
+    ingest.ingest(plink_files(tmp_path), tmp_path / "toy.vcz")
+    bed = plink_files(tmp_path, bed=b"\x6c\x1b\x01")
+    with pytest.raises(InputError, match="holds 3 bytes"):
+        ingest.ingest(bed, tmp_path / "toy.vcz", overwrite=True)
+    np.testing.assert_array_equal(alternate_counts(load(tmp_path / "toy.vcz")), COUNTS)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"bim": None}, r"toy.v1.bim does not exist; .*needs its .bim and .fam"),
+        ({"fam": None}, r"toy.v1.fam does not exist; .*needs its .bim and .fam"),
+        ({"bim": ""}, r"toy.v1.bim is empty"),
+        ({"fam": "\n"}, r"toy.v1.fam is empty"),
+        ({"bed": b""}, "magic number; make it again with plink --make-bed"),
+        ({"bed": b"PK\x03\x04"}, "magic number"),
+        ({"bed": b"\x6c\x1b\x00" + bytes(6)}, "stored person by person"),
+        ({"bed": pack_bed(COUNTS)[:-1]}, r"holds 8 bytes, but 3 variants.* need 9;"),
+        ({"bed": pack_bed(COUNTS) + b"\0"}, "holds 10 bytes"),
+        ({"bim": BIM + "2 rs4 0 60 A\n"}, "toy.v1.bim line 4 has 5 columns, not 6"),
+        (
+            {"bim": BIM.replace("200", "far")},
+            "row 2: the position 'far' is not a whole",
+        ),
+        ({"bim": BIM.replace("rs2", "NA")}, r"row 2: .* \(NA, null or the like\)"),
+        ({"bim": BIM.replace("rs1", "a,b")}, r"imported \(.*\); .*without commas"),
+        ({"fam": FAM.replace("person2", "NA")}, "row 3: the id 'NA' is read as 'nan'"),
+    ],
+)
+def test_ingest__refuses_bad_plink_and_leaves_nothing(tmp_path, files, message):
+    bed = plink_files(tmp_path, **files)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(InputError, match=message) as caught:
+        ingest.ingest(bed, tmp_path / "toy.vcz")
+    assert "\n" not in str(caught.value)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("absent.bed", "absent.bed does not exist or is not a file"),
+        ("absent.vcf.gz", "absent.vcf.gz does not exist or is not a file"),
+        ("cohort.vcz", "is neither .bed, .vcf.gz nor .bcf"),
+        ("s3://bucket/chr1.vcf.gz", "is remote; copy it to this machine"),
+    ],
+)
+def test_ingest__refuses_what_it_cannot_reach(tmp_path, source, message):
+    source = source if "://" in source else tmp_path / source
+    with pytest.raises(InputError, match=message):
+        ingest.ingest(source, tmp_path / "x.vcz")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ingest__refuses_an_unindexed_vcf(tmp_path):
+    path = vcf_files(tmp_path)
+    Path(f"{path}.tbi").unlink()
+    with pytest.raises(InputError, match=r"no index .*run bcftools index \(or tabix\)"):
+        ingest.ingest(path, tmp_path / "toy.vcz")
+    plain = tmp_path / "toy.vcf"
+    plain.write_text(VCF_HEADER + VCF_RECORDS)
+    with pytest.raises(InputError, match="not compressed; run bgzip on it, then tabix"):
+        ingest.ingest(plain, tmp_path / "toy.vcz")
+
+
+def test_ingest__refuses_a_vcf_without_genotypes(tmp_path):
+    header = "".join(
+        line.replace("\tFORMAT\tann\tbob", "")
+        for line in VCF_HEADER.splitlines(keepends=True)
+        if "##FORMAT" not in line
+    )
+    path = vcf_files(tmp_path, "1\t100\trs1\tA\tG\t.\tPASS\t.\n", header)
+    with pytest.raises(InputError, match="holds no genotypes"):
+        ingest.ingest(path, tmp_path / "toy.vcz")
+
+
+def test_ingest__refuses_a_damaged_vcf_and_leaves_nothing(tmp_path):
+    path = vcf_files(tmp_path)
+    path.write_bytes(gzip.compress(b"not a VCF at all\n"))
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(InputError, match="toy.vcf.gz could not be imported"):
+        ingest.ingest(path, tmp_path / "toy.vcz")
+    assert sorted(tmp_path.iterdir()) == before

@@ -1,0 +1,380 @@
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import dask
+import numpy as np
+import pytest
+import sgkit
+
+from pipeline import qc
+from pipeline.cohort import Cohort, open_cohort
+from pipeline.config import QCConfig
+from pipeline.errors import InputError
+from tests.helpers import (
+    forbid_dask,
+    linked_genotypes,
+    random_genotypes,
+    text,
+    write_cohort,
+)
+
+OPEN = QCConfig(min_variant_call_rate=0, min_sample_call_rate=0, min_maf=0, max_ld_r2=1)
+STEPS = [
+    "biallelic",
+    "called",
+    "variant_call_rate",
+    "sample_call_rate",
+    "minor_allele_frequency",
+    "hardy_weinberg",
+    "linkage_disequilibrium",
+]
+
+
+def _config(**changes: Any) -> QCConfig:
+    return dataclasses.replace(OPEN, **changes)
+
+
+def _cohort(path: Path, genotypes: np.ndarray, **changes: Any) -> Cohort:
+    return open_cohort(write_cohort(path / "cohort.vcz", genotypes, **changes))
+
+
+def _dosage(genotypes: np.ndarray) -> np.ndarray:
+    """Alternate allele counts, NaN where either allele is missing."""
+    dosage = genotypes.sum(axis=2).astype(float)
+    dosage[(genotypes < 0).any(axis=2)] = np.nan
+    return dosage
+
+
+def _r2(first: np.ndarray, second: np.ndarray) -> float:
+    """Squared correlation over people called at both variants; 0 if undefined."""
+    both = ~np.isnan(first) & ~np.isnan(second)
+    first, second = first[both], second[both]
+    if both.sum() == 0 or np.ptp(first) == 0 or np.ptp(second) == 0:
+        return 0.0
+    return float(np.corrcoef(first, second)[0, 1] ** 2)
+
+
+def _links(
+    genotypes: np.ndarray,
+    contigs: np.ndarray,
+    positions: np.ndarray,
+    window_bp: int,
+    threshold: float,
+) -> set[tuple[int, int]]:
+    """Every pair within the window whose r2 reaches the threshold, by brute force."""
+    dosage = _dosage(genotypes)
+    return {
+        (i, j)
+        for i in range(len(dosage))
+        for j in range(i + 1, len(dosage))
+        if contigs[i] == contigs[j]
+        and positions[j] - positions[i] <= window_bp
+        and _r2(dosage[i], dosage[j]) >= threshold
+    }
+
+
+def _greedy(links: set[tuple[int, int]], maf: np.ndarray) -> np.ndarray:
+    """Maximal independent set, by falling frequency and then by index."""
+    dropped: set[int] = set()
+    for variant in np.argsort(-maf, kind="stable"):
+        if variant not in dropped:
+            dropped |= {j for i, j in links if i == variant}
+            dropped |= {i for i, j in links if j == variant}
+    return ~np.isin(np.arange(len(maf)), list(dropped))
+
+
+def _minor_frequency(genotypes: np.ndarray) -> np.ndarray:
+    dosage = _dosage(genotypes)
+    alternate = np.nansum(dosage, axis=1)
+    total = 2 * (~np.isnan(dosage)).sum(axis=1)
+    return np.minimum(alternate, total - alternate) / total
+
+
+def test_quality_control__open_thresholds_keep_everything(tmp_path):
+    genotypes = random_genotypes(30, 40)
+    result = qc.quality_control(_cohort(tmp_path, genotypes), OPEN)
+    assert result.variant_mask.all()
+    assert result.sample_mask.all()
+    assert [step.name for step in result.steps] == STEPS
+    assert [step.axis for step in result.steps] == ["variants"] * 3 + ["samples"] + [
+        "variants"
+    ] * 3
+    assert {step.removed for step in result.steps} == {0}
+    dosage = _dosage(genotypes)
+    np.testing.assert_allclose(
+        result.alternate_frequency, np.nanmean(dosage, axis=1) / 2
+    )
+    np.testing.assert_array_equal(
+        result.sample_call_rate, 1 - np.isnan(dosage).mean(axis=0)
+    )
+
+
+def test_quality_control__agrees_with_sgkit_statistics(tmp_path):
+    cohort = _cohort(tmp_path, random_genotypes(60, 31, missing=0.2))
+    result = qc.quality_control(cohort, OPEN)
+    variants = sgkit.variant_stats(cohort.dataset, merge=False)
+    people = sgkit.sample_stats(cohort.dataset, merge=False)
+    np.testing.assert_allclose(
+        result.alternate_frequency, variants["variant_allele_frequency"][:, 1]
+    )
+    np.testing.assert_allclose(result.sample_call_rate, people["sample_call_rate"])
+    counts = qc._count(cohort, result.variant_mask, result.sample_mask)
+    for column, name in enumerate(["hom_ref", "het", "hom_alt"]):
+        np.testing.assert_array_equal(
+            counts.genotypes[:, column], variants[f"variant_n_{name}"]
+        )
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int64])
+def test_quality_control__half_and_haploid_calls_are_missing(tmp_path, dtype):
+    calls = [[0, 0], [0, 1], [1, 0], [1, 1], [-1, -1], [-1, 1], [0, -1], [1, -2]]
+    genotypes = np.array([calls], dtype=dtype)
+    result = qc.quality_control(_cohort(tmp_path, genotypes), OPEN)
+    assert result.alternate_frequency.tolist() == [0.5]
+    assert result.sample_call_rate.tolist() == [1, 1, 1, 1, 0, 0, 0, 0]
+
+
+def test_quality_control__removes_multiallelic_and_uncalled(tmp_path):
+    genotypes = random_genotypes(10, 8, missing=0)
+    genotypes[3] = -1
+    genotypes[5, 0] = 2
+    alleles = [["A", "C", ""]] * 10
+    alleles[5] = ["A", "C", "G"]
+    cohort = _cohort(tmp_path, genotypes, variant_allele=text(alleles))
+    for config in (OPEN, QCConfig(enabled=False)):
+        result = qc.quality_control(cohort, config)
+        assert np.flatnonzero(~result.variant_mask).tolist() == [3, 5]
+        assert result.steps[:2] == (
+            qc.QCStep("biallelic", "variants", None, 1, 9),
+            qc.QCStep("called", "variants", None, 1, 8),
+        )
+        assert np.isnan(result.alternate_frequency).nonzero()[0].tolist() == [3, 5]
+        assert result.sample_mask.all()
+    assert len(result.steps) == 2
+
+
+def test_quality_control__disabled_keeps_a_person_without_calls(tmp_path):
+    genotypes = random_genotypes(10, 8, missing=0)
+    genotypes[:, 2] = -1
+    result = qc.quality_control(_cohort(tmp_path, genotypes), QCConfig(enabled=False))
+    assert result.sample_mask.all()
+    assert result.sample_call_rate.tolist() == [1, 1, 0, 1, 1, 1, 1, 1]
+
+
+def test_quality_control__call_rates_are_successive(tmp_path):
+    genotypes = random_genotypes(20, 20, missing=0)
+    genotypes[:10, :11] = -1  # ten variants that under half of the people are called at
+    genotypes[10:15, 3] = -1  # half of what is then left of person 3
+    cohort = _cohort(tmp_path, genotypes)
+    config = _config(min_variant_call_rate=0.95, min_sample_call_rate=0.6)
+    result = qc.quality_control(cohort, config)
+    assert np.flatnonzero(result.variant_mask).tolist() == list(range(10, 20))
+    assert np.flatnonzero(~result.sample_mask).tolist() == [3]
+    assert result.sample_call_rate[3] == 0.5
+    assert (np.delete(result.sample_call_rate, 3) == 1).all()
+    assert result.steps[2:4] == (
+        qc.QCStep("variant_call_rate", "variants", 0.95, 10, 10),
+        qc.QCStep("sample_call_rate", "samples", 0.6, 1, 19),
+    )
+
+
+def test_quality_control__frequency_is_of_the_people_kept(tmp_path):
+    genotypes = np.zeros((12, 20, 2), dtype=np.int8)
+    genotypes[:, 0] = -1
+    genotypes[:2, 0] = 1  # the only carrier of two alternate alleles has few calls
+    genotypes[2:, 1:3] = 1
+    config = _config(min_sample_call_rate=0.5, min_maf=0.05)
+    result = qc.quality_control(_cohort(tmp_path, genotypes), config)
+    assert np.flatnonzero(~result.sample_mask).tolist() == [0]
+    assert np.flatnonzero(~result.variant_mask).tolist() == [0, 1]
+    np.testing.assert_allclose(result.alternate_frequency, [0] * 2 + [2 / 19] * 10)
+
+
+def test_quality_control__frequency_threshold_is_inclusive_on_both_sides(tmp_path):
+    genotypes = np.zeros((3, 10, 2), dtype=np.int8)
+    genotypes[0, 0, 0] = 1
+    genotypes[1] = 1
+    genotypes[1, 0, 0] = 0
+    result = qc.quality_control(_cohort(tmp_path, genotypes), _config(min_maf=0.05))
+    assert result.variant_mask.tolist() == [True, True, False]
+
+
+def test_quality_control__hardy_weinberg(tmp_path):
+    genotypes = random_genotypes(6, 200, missing=0)
+    genotypes[:, :, 0] = np.arange(200) % 2  # half the alleles at every variant,
+    genotypes[:, :, 1] = np.random.default_rng(0).permutation(200) % 2
+    genotypes[4, :, 1] = genotypes[4, :, 0]  # in homozygotes only at this one
+    cohort = _cohort(tmp_path, genotypes)
+    result = qc.quality_control(cohort, _config(min_hwe_p=1e-6))
+    assert np.flatnonzero(~result.variant_mask).tolist() == [4]
+    assert result.steps[5] == qc.QCStep("hardy_weinberg", "variants", 1e-6, 1, 5)
+    assert qc.quality_control(cohort, OPEN).steps[5].threshold is None
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.05, 0.3])
+@pytest.mark.parametrize("window_bp", [1000, 5500, 10**9])
+def test_quality_control__pruning_matches_brute_force(tmp_path, threshold, window_bp):
+    genotypes = linked_genotypes(60, 50)
+    genotypes[[7, 31]] = [[[0, 0]], [[0, 1]]]  # no variance: never linked
+    contigs = np.repeat([2, 0, 1], 20)  # not in the order of contig_id
+    positions = np.tile(1000 * np.arange(1, 21), 3)
+    positions[[11, 12, 13, 14]] = positions[11]
+    cohort = _cohort(
+        tmp_path,
+        genotypes,
+        contig_id=text(["1", "2", "3", "4"]),
+        variant_contig=contigs,
+        variant_position=positions,
+    )
+    config = _config(max_ld_r2=threshold, ld_window_bp=window_bp)
+    result = qc.quality_control(cohort, config)
+    reaches = max(threshold, 1e-12)
+    links = _links(genotypes, contigs, positions, window_bp, reaches)
+    expected = _greedy(links, _minor_frequency(genotypes))
+    np.testing.assert_array_equal(result.variant_mask, expected)
+    kept = set(np.flatnonzero(result.variant_mask))
+    assert links
+    assert not [pair for pair in links if kept.issuperset(pair)]
+    assert all(
+        any({i, j} & kept for i, j in links if dropped in (i, j))
+        for dropped in set(range(60)) - kept
+    )
+
+
+def test_quality_control__windows_cross_blocks(tmp_path, monkeypatch):
+    genotypes = linked_genotypes(60, 50)
+    positions = 1000 * np.arange(1, 61)
+    positions[20:35] = positions[20]
+    cohort = _cohort(tmp_path, genotypes, variant_position=positions)
+    config = _config(max_ld_r2=0.1, ld_window_bp=9000)
+    expected = qc.quality_control(cohort, config).variant_mask
+    assert 0 < expected.sum() < 60
+    for rows in (1, 4, 17):
+        monkeypatch.setattr(qc, "_LD_BLOCK_BYTES", 50 * rows)
+        result = qc.quality_control(cohort, config)
+        np.testing.assert_array_equal(result.variant_mask, expected)
+
+
+def test_quality_control__links_of_evenly_spaced_people(tmp_path):
+    genotypes = linked_genotypes(40, 60)
+    cohort = _cohort(tmp_path, genotypes)
+    config = _config(max_ld_r2=0.2, ld_window_bp=5000, ld_max_samples=20)
+    result = qc.quality_control(cohort, config)
+    links = _links(
+        genotypes[:, ::3], np.zeros(40), cohort.positions, 5000, config.max_ld_r2
+    )
+    expected = _greedy(links, _minor_frequency(genotypes))
+    np.testing.assert_array_equal(result.variant_mask, expected)
+
+
+def test_quality_control__does_not_depend_on_chunks(tmp_path):
+    genotypes = linked_genotypes(90, 70)
+    rng = np.random.default_rng(5)
+    genotypes[rng.random(90) < 0.2] = -1
+    genotypes[rng.integers(0, 90, 500), rng.integers(0, 9, 500)] = -1
+    config = QCConfig(min_variant_call_rate=0.9, max_ld_r2=0.2, ld_window_bp=7000)
+    results = [
+        qc.quality_control(
+            _cohort(tmp_path / str(number), genotypes, chunks=chunks), config
+        )
+        for number, chunks in enumerate([(90, 70), (7, 5), (33, 70), (90, 1)])
+    ]
+    assert 0 < results[0].variant_mask.sum() < 90
+    assert 0 < results[0].sample_mask.sum() < 70
+    for result in results[1:]:
+        assert result.steps == results[0].steps
+        for name in (
+            "variant_mask",
+            "sample_mask",
+            "alternate_frequency",
+            "sample_call_rate",
+        ):
+            np.testing.assert_array_equal(
+                getattr(result, name), getattr(results[0], name)
+            )
+
+
+def test_quality_control__reads_each_chunk_once_without_removals(tmp_path):
+    cohort = _cohort(tmp_path, random_genotypes(30, 40))
+    reads: list[tuple[int, ...]] = []
+
+    def record(calls: np.ndarray, block_id: Any = None) -> np.ndarray:
+        reads.append(block_id)
+        return calls
+
+    calls = cohort.dataset["call_genotype"]
+    calls.data = calls.data.map_blocks(record, meta=calls.data._meta)
+    qc.quality_control(cohort, OPEN)
+    assert len(reads) == len(set(reads)) == 5 * 8
+
+
+def test_quality_control__builds_lazily(tmp_path):
+    cohort = _cohort(tmp_path, random_genotypes(30, 40))
+    filters = qc._Filters(cohort)
+    with dask.config.set(scheduler=forbid_dask):
+        qc._lazy_counts(cohort.dataset["call_genotype"].data)
+        qc._dosage(filters, OPEN)
+        with pytest.raises(AssertionError, match="asked to compute"):
+            qc.quality_control(cohort, OPEN)
+
+
+def test_quality_control__refuses_a_third_allele_at_a_biallelic_variant(tmp_path):
+    genotypes = random_genotypes(10, 8)
+    genotypes[6, 2] = 2, 0
+    with pytest.raises(InputError, match="an allele above 1 at variant 6, for which"):
+        qc.quality_control(_cohort(tmp_path, genotypes), OPEN)
+
+
+@pytest.mark.parametrize(
+    ("contigs", "positions"),
+    [([0, 0, 0, 0], [1, 5, 4, 3]), ([0, 0, 1, 0], [1, 2, 3, 4])],
+)
+def test_quality_control__refuses_unsorted_variants(tmp_path, contigs, positions):
+    cohort = _cohort(
+        tmp_path,
+        random_genotypes(4, 8),
+        contig_id=text(["1", "2"]),
+        variant_contig=np.array(contigs),
+        variant_position=np.array(positions),
+    )
+    index = 2 if contigs[2] == 0 else 3
+    with pytest.raises(InputError, match=f"variant {index} is out of order; sort the"):
+        qc.quality_control(cohort, _config(max_ld_r2=0.5))
+    assert qc.quality_control(cohort, OPEN).variant_mask.all()
+
+
+@pytest.mark.parametrize(
+    ("missing", "changes", "message"),
+    [
+        (1.0, {}, "no variants are left after the filter called; check how"),
+        (
+            0.5,
+            {"min_variant_call_rate": 0.99},
+            r"variant_call_rate \(threshold 0.99\); lower qc.min_variant_call_rate",
+        ),
+        (
+            0.5,
+            {"min_sample_call_rate": 0.99},
+            r"no people .* sample_call_rate \(threshold 0.99\); lower qc.min_sample_c",
+        ),
+        (0.0, {"min_maf": 0.5}, r"minor_allele_frequency .*0.5\); lower qc.min_maf"),
+        (0.0, {"min_hwe_p": 1.0}, r"hardy_weinberg .*1.0\); lower qc.min_hwe_p"),
+    ],
+)
+def test_quality_control__refuses_when_nothing_is_left(
+    tmp_path, missing, changes, message
+):
+    genotypes = random_genotypes(5, 40, missing=missing)
+    if "min_hwe_p" in changes:
+        genotypes[:] = np.arange(40)[:, np.newaxis] % 2
+    with pytest.raises(InputError, match=message):
+        qc.quality_control(_cohort(tmp_path, genotypes), _config(**changes))
+
+
+def test_quality_control__refuses_a_cohort_without_biallelic_variants(tmp_path):
+    cohort = _cohort(
+        tmp_path, random_genotypes(3, 5), variant_allele=text([["A", "C", "G"]] * 3)
+    )
+    with pytest.raises(InputError, match="no variants are left after .* biallelic"):
+        qc.quality_control(cohort, OPEN)

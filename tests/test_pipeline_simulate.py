@@ -1,0 +1,225 @@
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sgkit
+import xarray as xr
+
+from pipeline import genealogy, simulate
+from pipeline.errors import InputError
+from pipeline.truth import simulate_truth
+
+SIZE: dict[str, Any] = {"n_samples": 60, "n_variants": 500, "n_populations": 3}
+CHUNKS: dict[str, Any] = {"chunk_variants": 200, "chunk_samples": 25}
+
+
+def load(path):
+    return sgkit.load_dataset(path, mask_and_scale=False)
+
+
+def digests(path: Path) -> dict[str, str]:
+    return {
+        str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(path.rglob("*"))
+        if file.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    path = tmp_path_factory.mktemp("simulate") / "cohort.vcz"
+    simulate.simulate(path, **SIZE, **CHUNKS, missing_rate=0.1, seed=7)
+    return path
+
+
+def test_simulate__follows_vcf_zarr_conventions(store):
+    dataset = load(store)
+    assert dataset.attrs["vcf_zarr_version"] == "0.2"
+    assert dataset.attrs["source"] == "streamixture simulate"
+    assert dataset.attrs["simulation"]["seed"] == 7
+    assert dataset.call_genotype.dims == ("variants", "samples", "ploidy")
+    assert dataset.call_genotype.dtype == np.int8
+    assert dataset.call_genotype.data.chunksize == (200, 25, 2)
+    assert dataset.sample_id.values[[0, -1]].tolist() == ["S0000001", "S0000060"]
+    assert dataset.contig_id.values.tolist() == [str(i) for i in range(1, 23)]
+    first = dataset.isel(variants=0).load()
+    reference, alternate = first.variant_allele.values
+    assert first.variant_id.item() == f"1:10000:{reference}:{alternate}"
+
+
+def test_simulate__genotypes_have_no_fill_value_and_consolidated_metadata(store):
+    metadata = json.loads((store / ".zmetadata").read_text())["metadata"]
+    array = metadata["call_genotype/.zarray"]
+    assert array["fill_value"] is None
+    assert array["zarr_format"] == 2
+    assert array["compressor"]["cname"] == "zstd"
+    assert metadata["call_genotype/.zattrs"]["_ARRAY_DIMENSIONS"] == [
+        "variants",
+        "samples",
+        "ploidy",
+    ]
+    # A reader that does mask and scale must find reference alleles all the same.
+    masked = xr.open_zarr(store).call_genotype
+    assert masked.dtype == np.int8
+    assert (masked == 0).any()
+
+
+def test_simulate__variants_are_ordered_snps_with_unambiguous_strand(store):
+    dataset = load(store)
+    contig = dataset.variant_contig.values
+    position = dataset.variant_position.values
+    assert (np.diff(contig) >= 0).all()
+    assert np.unique(contig).size == 22
+    assert (np.diff(position)[np.diff(contig) == 0] == 10_000).all()
+    pairs = {frozenset(pair) for pair in dataset.variant_allele.values.tolist()}
+    assert pairs == {frozenset(pair) for pair in ("AC", "AG", "CT", "GT")}
+
+
+def test_simulate__missing_calls_are_whole_and_at_their_rate(store):
+    missing = load(store).call_genotype.values == -1
+    assert (missing.all(axis=2) == missing.any(axis=2)).all()
+    # Five standard errors of a proportion of 0.1 among 30,000 calls.
+    assert missing.mean() == pytest.approx(0.1, abs=0.009)
+
+
+def test_simulate__same_seed_same_bytes(store, tmp_path):
+    for name, seed in (("same", 7), ("other", 8)):
+        options = {**SIZE, **CHUNKS, "missing_rate": 0.1, "seed": seed}
+        simulate.simulate(tmp_path / name, **options)
+    assert digests(tmp_path / "same") == digests(store)
+    other = digests(tmp_path / "other")
+    assert other["call_genotype/0.0.0"] != digests(store)["call_genotype/0.0.0"]
+
+
+def test_simulate__stores_the_truth(store):
+    truth = simulate_truth(**SIZE, seed=7)
+    dataset = load(store)
+    np.testing.assert_allclose(
+        dataset.simulated_ancestry_proportion, truth.ancestry, atol=1e-7
+    )
+    np.testing.assert_allclose(
+        dataset.simulated_population_frequency, truth.frequencies.T, atol=1e-7
+    )
+
+
+def test_simulate__refuses_and_replaces_an_existing_store(store, tmp_path):
+    with pytest.raises(InputError, match="already exists; pass --overwrite"):
+        simulate.simulate(store, **SIZE, seed=1)
+    path = tmp_path / "cohort.vcz"
+    for seed in (1, 2):
+        simulate.simulate(path, **SIZE, overwrite=True, seed=seed)
+    assert load(path).attrs["simulation"]["seed"] == 2
+    assert [entry.name for entry in tmp_path.iterdir()] == ["cohort.vcz"]
+
+
+def test_simulate__never_replaces_what_is_not_a_store(tmp_path):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.txt").write_text("irreplaceable")
+    with pytest.raises(InputError, match="is not a Zarr store"):
+        simulate.simulate(tmp_path / "home", **SIZE, overwrite=True, seed=1)
+    assert (tmp_path / "home" / "thesis.txt").exists()
+
+
+def test_simulate__failure_leaves_nothing(tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("disk on fire")
+
+    monkeypatch.setattr(simulate, "erase_calls", fail)
+    with pytest.raises(RuntimeError, match="disk on fire"):
+        simulate.simulate(tmp_path / "cohort.vcz", **SIZE, seed=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n_samples": 0}, "n_samples is 0; it must be at least 1"),
+        ({"n_variants": -1}, "n_variants is -1; it must be at least 1"),
+        ({"n_populations": 0}, "n_populations is 0; it must be at least 1"),
+        ({"fst": 1.0}, r"fst is 1.0; it must be between 0 and 1"),
+        ({"dirichlet": 0.0}, "dirichlet is 0.0; it must be positive"),
+        ({"missing_rate": 1.0}, r"missing_rate is 1.0; it must be in \[0, 1\)"),
+        ({"chunk_samples": 0}, "^chunk_samples is 0; it must be at least 1"),
+        ({"seed": -1}, "seed is -1; it must be at least 0"),
+    ],
+)
+def test_simulate__refuses_parameters_out_of_range(tmp_path, change, message):
+    with pytest.raises(InputError, match=message):
+        simulate.simulate(tmp_path / "x", **{**SIZE, "seed": 1, **change})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("size", [(1, 1, 1), (1, 7, 2), (9, 1, 1), (3, 23, 4)])
+def test_simulate__smallest_cohorts(tmp_path, size):
+    names = ("n_samples", "n_variants", "n_populations")
+    simulate.simulate(
+        tmp_path / "x", **dict(zip(names, size, strict=True)), missing_rate=0, seed=3
+    )
+    genotypes = load(tmp_path / "x").call_genotype.values
+    assert genotypes.shape == (size[1], size[0], 2)
+    assert set(np.unique(genotypes)) <= {0, 1}
+
+
+def test_draw_genotypes__alleles_are_independent_bernoulli():
+    generator = np.random.default_rng(5)
+    truth = simulate_truth(40, 3, 3, seed=5)
+    variants = np.repeat(np.arange(3), 5_000)
+    alleles = simulate.draw_genotypes(
+        truth.ancestry, truth.frequencies[:, variants], generator
+    ).reshape(3, 5_000, 40, 2)
+    expected = (truth.ancestry @ truth.frequencies).T
+    error = np.sqrt(expected * (1 - expected) / 10_000)
+    assert (np.abs(alleles.mean(axis=(1, 3)) - expected) < 5 * error).all()
+    homozygous = alleles.all(axis=3).mean(axis=1)
+    assert (np.abs(homozygous - expected**2) < 10 * error).all()
+
+
+def test_draw_genotypes__certain_frequencies():
+    frequencies = np.array([[0.0, 1.0]]).repeat(1000, axis=1)
+    drawn = simulate.draw_genotypes(
+        np.ones((50, 1)), frequencies, np.random.default_rng(0)
+    )
+    assert (drawn[:1000] == 0).all()
+    assert drawn[1000:].mean() > 0.9999
+
+
+def test_erase_calls__any_rate():
+    for rate in (0.0, 0.001, 0.5, 0.999):
+        calls = np.zeros((400, 250, 2), np.int8)
+        simulate.erase_calls(calls, rate, np.random.default_rng(2))
+        error = np.sqrt(rate * (1 - rate) / 100_000)
+        assert abs((calls[..., 0] == -1).mean() - rate) <= 5 * error
+        np.testing.assert_array_equal(calls[..., 0], calls[..., 1])
+
+
+def test_write_cohort__memory_holds_one_chunk(tmp_path, monkeypatch):
+    shapes = []
+    draw = simulate.draw_genotypes
+
+    def watched(ancestry, frequencies, generator, out):
+        shapes.append(out.shape)
+        return draw(ancestry, frequencies, generator, out)
+
+    monkeypatch.setattr(simulate, "draw_genotypes", watched)
+    truth = simulate_truth(**SIZE, seed=1)
+    simulate.write_cohort(tmp_path / "x", truth, seed=1, **CHUNKS)
+    assert len(shapes) == 9
+    assert max(shapes) == (200, 25, 2)
+
+
+def test_simulate__writes_a_genealogy(tmp_path, genealogy):
+    options: dict[str, Any] = {
+        "n_samples": 50,
+        "n_variants": 400,
+        "n_populations": 2,
+        "fst": 0.1,
+    }
+    simulate.simulate(
+        tmp_path / "x", **options, **CHUNKS, genealogy=True, missing_rate=0, seed=3
+    )
+    dataset = load(tmp_path / "x")
+    np.testing.assert_array_equal(dataset.call_genotype, genealogy.genotypes)
+    assert dataset.attrs["simulation"]["model"] == "genealogy"
