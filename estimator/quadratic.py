@@ -69,22 +69,34 @@ def _eliminate(
 
 
 def _newton_direction(
-    residual: Vectors, hessian: Matrices, free: Array, sum_is_fixed: bool
+    residual: Vectors,
+    hessian: Matrices,
+    free: Bool[Array, "k problems"],
+    sum_is_fixed: bool,
 ) -> tuple[Vectors, Float32[Array, " problems"]]:
     """Best step in the free variables, and the multiplier of the sum."""
     both_free = free[:, None] & free[None, :]
-    identity = jnp.eye(hessian.shape[0], dtype=bool)[:, :, None]
-    reduced = jnp.where(both_free, hessian, identity.astype(hessian.dtype))
-    masked_residual = jnp.where(free, residual, 0.0)
+    identity = jnp.eye(hessian.shape[0], dtype=hessian.dtype)[:, :, None]
     if not sum_is_fixed:
-        solution = _eliminate(reduced, masked_residual[:, None])
+        reduced = jnp.where(both_free, hessian, identity)
+        solution = _eliminate(reduced, jnp.where(free, residual, 0.0)[:, None])
         return solution[:, 0], jnp.zeros_like(residual[0])
-    right = jnp.stack([masked_residual, free.astype(residual.dtype)], axis=1)
+    # Where the sum is zero, neither a constant in every entry of H nor one in g
+    # changes the objective. They are chosen to keep the system well conditioned:
+    # a singular H would otherwise leave the sum to the difference of huge numbers.
+    shift = jnp.mean(jnp.einsum("kkp->kp", hessian), axis=0)
+    reduced = jnp.where(both_free, hessian + shift[None, None], identity)
+    weight = free.astype(residual.dtype)
+    n_free = jnp.maximum(jnp.sum(weight, axis=0), 1.0)
+    mean = jnp.sum(residual * weight, axis=0) / n_free
+    right = jnp.stack([(residual - mean[None]) * weight, weight], axis=1)
     solution = _eliminate(reduced, right)
     total = jnp.sum(solution, axis=0)
     # No free variable leaves 0/0: the step is zero whatever the multiplier.
     multiplier = total[0] / jnp.maximum(total[1], jnp.finfo(total.dtype).tiny)
-    return solution[:, 0] - multiplier[None] * solution[:, 1], multiplier
+    direction = solution[:, 0] - multiplier[None] * solution[:, 1]
+    excess = jnp.sum(direction * weight, axis=0) / n_free
+    return (direction - excess[None]) * weight, mean + multiplier
 
 
 # Problems solved together: the working set of a chunk stays in cache, and a chunk

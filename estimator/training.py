@@ -84,6 +84,7 @@ def projector(
     return Projector(factor.astype(np.float32), centre.astype(np.float32))
 
 
+@partial(jax.jit, static_argnames=("n_variants", "tile"))
 def encoder_features(
     packed: Packed,
     n_called: Float32[Array, " people"],
@@ -107,6 +108,7 @@ def _split(config: AncestryEstimatorConfig, seed: int) -> tuple[Any, ...]:
     return nnx.split(encoder, nnx.Param, ...)
 
 
+@partial(jax.jit, static_argnames=("config", "seed"))
 def initial_weights(config: AncestryEstimatorConfig, *, seed: int) -> Weights:
     """Random weights of a fresh encoder of K features."""
     return nnx.to_pure_dict(_split(config, seed)[1])
@@ -117,6 +119,16 @@ def build_encoder(config: AncestryEstimatorConfig, weights: Weights) -> FeatureE
     graph, parameters, rest = _split(config, 0)
     nnx.replace_by_pure_dict(parameters, jax.tree.map(jnp.asarray, weights))
     return nnx.merge(graph, parameters, rest)
+
+
+@partial(jax.jit, static_argnames=("config",))
+def encode(
+    config: AncestryEstimatorConfig,
+    weights: Weights,
+    features: Float32[Array, "people features"],
+) -> Ancestry:
+    """Q of people from their features, by an encoder with these weights."""
+    return build_encoder(config, weights)(features)
 
 
 def _cross_entropy(proportions: Ancestry, target: Ancestry) -> Array:
@@ -232,17 +244,29 @@ class TrainingState(NamedTuple):
     optimizer: Any
 
 
-def make_optimizer(learning_rate: float, n_steps: int) -> optax.GradientTransformation:
+def _optimizer(learning_rate: float, n_steps: int) -> optax.GradientTransformation:
     """Adam with cosine decay to zero over ``n_steps``."""
-    return optax.adam(optax.cosine_decay_schedule(learning_rate, max(n_steps, 1)))
+    return optax.adam(optax.cosine_decay_schedule(learning_rate, n_steps))
 
 
+@partial(jax.jit, static_argnames=("learning_rate", "n_steps"))
+def start_training(
+    weights: Weights, *, learning_rate: float, n_steps: int
+) -> TrainingState:
+    """State before the first of ``n_steps`` optimizer steps."""
+    return TrainingState(weights, _optimizer(learning_rate, n_steps).init(weights))
+
+
+@partial(jax.jit, static_argnames=("learning_rate", "n_steps"))
 def update(
-    optimizer: optax.GradientTransformation,
     state: TrainingState,
     gradient: MinibatchGradient,
+    *,
+    learning_rate: float,
+    n_steps: int,
 ) -> TrainingState:
     """One optimizer step with the mean gradient over the minibatch's people."""
+    optimizer = _optimizer(learning_rate, n_steps)
     share = 1 / jnp.maximum(gradient.n_people, 1.0)
     mean = jax.tree.map(lambda total: total * share, gradient.weights)
     updates, memory = optimizer.update(mean, state.optimizer, state.weights)

@@ -13,14 +13,13 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
-from distributed import Future, as_completed
 
 from estimator import training
 from estimator.likelihood import TileShape, pad_shard, tile_shape, tile_variants
 from estimator.packing import count_called
 from estimator.projection import project_ancestry
 from pipeline import bundle, plan, prepare, schema
-from pipeline.cluster import Cluster
+from pipeline.cluster import Cluster, Future
 from pipeline.config import ApplyConfig
 from pipeline.errors import InputError
 from pipeline.plan import Rows
@@ -120,8 +119,8 @@ def apply_model(
             _submit_block(cluster, path, block, rows, tasks): block
             for block, (rows, tasks) in enumerate(zip(blocks, groups, strict=True))
         }
-        for future, squared_error in as_completed(futures, with_results=True):
-            errors[futures[future]] = squared_error
+        for future, error in cluster.completed(futures):
+            errors[futures[future]] = error
             progress.advance()
     n_values = prepared.n_samples * store.shape("variant_population_frequency")[1]
     applied = _figures(
@@ -137,8 +136,9 @@ def apply_model(
     store.finish()
     if applied.n_uncalled:
         logger.warning(
-            "%d people have no called genotype; their ancestry is NaN",
+            "%d of %d people have no called genotype; their ancestry is NaN",
             applied.n_uncalled,
+            prepared.n_samples,
         )
 
 
@@ -235,8 +235,7 @@ def _project_group(task: _GroupTask) -> _Group:
         device.factor,
         tile=device.tile,
     )
-    encoder = training.build_encoder(config, device.model.encoder.weights)
-    encoded = encoder(features)
+    encoded = training.encode(config, device.model.encoder.weights, features)
     projected = project_ancestry(
         padded, encoded, device.frequencies, refine=task.refine, tile=device.tile
     )

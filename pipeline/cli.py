@@ -370,7 +370,15 @@ def demo(
 
 def _print_groups(path: Path) -> None:
     from pipeline import report as stage
+    from pipeline import store
 
-    click.echo("mean ancestry of each superpopulation")
-    for line in stage.group_table(path):
-        click.echo(f"  {line}")
+    found = store.Store.open(path, "ancestry")
+    means = stage.group_means(
+        found.read("sample_ancestry_proportion"),
+        found.read("sample_population").tolist(),
+    )
+    width = max(map(len, means.names))
+    click.echo("mean ancestry of each superpopulation:")
+    for name, count, shares in zip(means.names, means.counts, means.means, strict=True):
+        columns = "  ".join(f"{share:.3f}" for share in shares)
+        click.echo(f"  {name:{width}}  {count:5d} people  {columns}")

@@ -14,7 +14,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -28,6 +28,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 LOOPBACK = "127.0.0.1"
+# Every Dask process serves its health over HTTP, by default to the whole network.
+_HTTP = f"{LOOPBACK}:0"
 START_TIMEOUT_SECONDS = 120
 CONNECT_TIMEOUT = "30s"
 # One worker process a core: sums in one order, and tiles that stay in its cache.
@@ -85,7 +87,12 @@ def plan_workers(
     >>> plan_workers(["0", "1"], 8)[1].environment["CUDA_VISIBLE_DEVICES"]
     '1'
     """
-    common = {"JAX_ENABLE_X64": "1", **dict.fromkeys(_SINGLE_THREADED, "1")}
+    common = {
+        "JAX_ENABLE_X64": "1",
+        "JAX_COMPILATION_CACHE_DIR": compilation_cache(),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+        **dict.fromkeys(_SINGLE_THREADED, "1"),
+    }
     if not gpu_ids:
         cpu = {
             **common,
@@ -111,6 +118,12 @@ def plan_workers(
     ]
 
 
+def compilation_cache() -> str:
+    """Directory where jax keeps compiled kernels between runs."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return os.environ.get("JAX_COMPILATION_CACHE_DIR") or f"{cache}/streamixture/jax"
+
+
 def visible_gpus() -> list[str]:
     """Ids of the GPUs that jax on this machine could use, in order."""
     plugins = ("jax-cuda12-plugin", "jax-cuda13-plugin")
@@ -130,18 +143,27 @@ def _is_installed(distribution: str) -> bool:
     return False
 
 
+# Processes seen before they imported jax: this one, if it is such a worker.
+_pinned_processes: set[int] = set()
+
+
 class PinnedWorker(WorkerPlugin):
     """Refuses a worker process in which jax was loaded before its device was set."""
 
     name = "streamixture-pinned-worker"
 
     def setup(self, worker: distributed.Worker) -> None:
-        """Check the process; called when a worker starts, and again after a restart."""
-        if "jax" in sys.modules:
+        """Check the process; called when a worker starts, and again after a restart.
+
+        Also called by a later run on the same cluster, when the tasks of an earlier
+        one have loaded jax.
+        """
+        if "jax" in sys.modules and os.getpid() not in _pinned_processes:
             raise RuntimeError(
                 f"worker {worker.name} imported jax before it was pinned to a device; "
                 "keep jax out of the worker's start-up"
             )
+        _pinned_processes.add(os.getpid())
         # Must be read before the first kernel compiles in this process.
         os.environ.setdefault("JAX_ENABLE_X64", "1")
 
@@ -174,9 +196,12 @@ class Cluster:
     def run_all(self, function: Callable[[T], R], tasks: Sequence[T]) -> Iterator[R]:
         """Run a function on each task, and yield the results as they come."""
         futures = [self.submit(function, task) for task in tasks]
-        for batch in distributed.as_completed(futures, with_results=True).batches():
-            for _, result in batch:
-                yield result
+        for _, result in self.completed(futures):
+            yield result
+
+    def completed(self, futures: Iterable[Future]) -> Iterator[tuple[Future, Any]]:
+        """Yield futures with their results, in the order in which they finish."""
+        return iter(distributed.as_completed(futures, with_results=True))
 
     def spread(self, n_tasks: int) -> list[str]:
         """A worker for each of several tasks: neighbouring tasks share one.
@@ -206,6 +231,7 @@ def _run_local_cluster(specs: Sequence[WorkerSpec], scratch: str) -> Iterator[Cl
                 "nthreads": 1,
                 "env": spec.environment,
                 "host": LOOPBACK,
+                "dashboard_address": _HTTP,
                 "local_directory": scratch,
                 "silence_logs": logging.ERROR,
             },
@@ -214,7 +240,12 @@ def _run_local_cluster(specs: Sequence[WorkerSpec], scratch: str) -> Iterator[Cl
     }
     scheduler = {
         "cls": Scheduler,
-        "options": {"host": LOOPBACK, "port": 0, "dashboard": False},
+        "options": {
+            "host": LOOPBACK,
+            "port": 0,
+            "dashboard": False,
+            "dashboard_address": _HTTP,
+        },
     }
     logging.getLogger("distributed").setLevel(logging.ERROR)
     with (
@@ -233,8 +264,8 @@ def existing_cluster(address: str) -> Iterator[Cluster]:
     Raises
     ------
     InputError
-        If nobody answers, there are no workers, or a worker has other versions of
-        the packages.
+        If nobody answers, there are no workers, or a worker has imported jax already
+        or has other versions of the packages.
     """
     try:
         client = Client(address, timeout=CONNECT_TIMEOUT)
@@ -245,7 +276,10 @@ def existing_cluster(address: str) -> Iterator[Cluster]:
     with client:
         if not client.scheduler_info()["workers"]:
             raise InputError(f"the scheduler at {address} has no workers; start some")
-        client.register_plugin(PinnedWorker())
+        try:
+            client.register_plugin(PinnedWorker())
+        except RuntimeError as error:
+            raise InputError(f"{address}: {error}") from error
         expected = provenance.package_versions()
         for worker, found in client.run(provenance.package_versions).items():
             differing = {k: v for k, v in found.items() if v != expected.get(k)}

@@ -229,12 +229,11 @@ def _build(cls: type, values: Mapping[str, Any], where: str, section: str) -> An
         f"{where}unknown key {', '.join(unknown)} in {title}; "
         f"known are {', '.join(kinds)}",
     )
-    return cls(
-        **{
-            name: _convert(kinds[name], value, where, name)
-            for name, value in values.items()
-        }
-    )
+    converted = {
+        name: _convert(kinds[name], value, where, name)
+        for name, value in values.items()
+    }
+    return cls(**converted)
 
 
 def _convert(kind: Any, value: Any, where: str, name: str) -> Any:
@@ -245,8 +244,7 @@ def _convert(kind: Any, value: Any, where: str, name: str) -> Any:
         _require(isinstance(value, list), f"{where}{name} must be a list")
         return tuple(_convert(get_args(kind)[0], item, where, name) for item in value)
     accepted = (int, float) if kind is float else kind
-    right = isinstance(value, accepted) and (
-        kind is bool or not isinstance(value, bool)
-    )
+    # To Python a bool is an int; to a reader of the file it is not.
+    right = isinstance(value, accepted) and (kind is bool) == isinstance(value, bool)
     _require(right, f"{where}{name} is {value!r}; it must be of type {kind.__name__}")
     return kind(value)

@@ -18,6 +18,8 @@ from pipeline.plan import Rows
 
 # Genotypes held unpacked at a time, one byte each.
 WINDOW_CELLS = 64 * 2**20
+# A call with a third allele, which only variants that nobody asks for may have.
+_INVALID_CODE = MISSING_CODE + 1
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ def decode_rows(url: str, rows: Rows, columns: Columns) -> npt.NDArray[np.uint8]
                 chunk = _read_chunk(url, genotypes, number, rows)
             targets = np.flatnonzero(index // genotypes.chunks[0] == number)
             codes[targets] = chunk.codes[index[targets] - chunk.start]
+        _check_alleles(url, index, codes)
         swapped = np.flatnonzero(columns.swapped[start : start + window])
         codes[swapped] = _SWAPPED_CODES[codes[swapped]]
         first = start // VARIANTS_PER_BYTE
@@ -110,14 +113,28 @@ def _read_chunk(
             f"{start}, people {rows.start} to {rows.stop}: {error}; restore that chunk"
         ) from error
     first, second = calls[..., 0], calls[..., 1]
+    either = first | second
     codes = (first + second).astype(np.uint8)
-    codes[(first | second) < 0] = MISSING_CODE
+    codes[either > 1] = _INVALID_CODE
+    codes[either < 0] = MISSING_CODE
     return _Chunk(start, codes)
+
+
+def _check_alleles(
+    url: str, index: npt.NDArray[np.int64], codes: npt.NDArray[np.uint8]
+) -> None:
+    if codes.max(initial=0) < _INVALID_CODE:
+        return
+    variant = index[np.flatnonzero((codes == _INVALID_CODE).any(axis=1))[0]]
+    raise InputError(
+        f"{url}: call_genotype has an allele above 1 at variant {variant}, for which "
+        "variant_allele lists two; convert it again"
+    )
 
 
 def _pack_variants(codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """Pack variant-major codes, then transpose a quarter of the bytes."""
-    packed = codes[0::4] | (codes[1::4] << 2)
-    packed |= codes[2::4] << 4
-    packed |= codes[3::4] << 6
+    packed = codes[0::4].copy()
+    for position in range(1, VARIANTS_PER_BYTE):
+        packed |= codes[position::4] << np.uint8(2 * position)
     return packed.T

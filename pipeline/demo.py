@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import xarray as xr
 from jaxtyping import UInt8
 
 from pipeline import vcf_zarr
@@ -81,6 +82,22 @@ def write_demo_cohort(
     Pedersen and Quinlan (2017), American Journal of Human Genetics 100:406-413.
     """
     cohort = read_peddy(_peddy_folder())
+
+    def genotypes(rows: slice, columns: slice) -> vcf_zarr.Genotypes:
+        return _ALLELES[cohort.codes[rows, columns]]
+
+    with vcf_zarr.new_store(path, overwrite=overwrite) as store:
+        vcf_zarr.write_vcf_zarr(
+            store,
+            _variables(cohort),
+            genotypes,
+            chunk_variants=chunk_variants,
+            chunk_samples=chunk_samples,
+        )
+
+
+def _variables(cohort: DemoCohort) -> xr.Dataset:
+    """Everything in the store but genotypes."""
     contigs = list(dict.fromkeys(contig for contig, _, _, _ in cohort.sites))
     index = {contig: number for number, contig in enumerate(contigs)}
     variables = vcf_zarr.cohort_variables(
@@ -93,18 +110,7 @@ def write_demo_cohort(
     population = np.array(cohort.superpopulation, object)
     variables = variables.assign(sample_population=("samples", population))
     variables.attrs["source"] = f"1000 Genomes phase 3, from peddy {PEDDY_VERSION}"
-
-    def genotypes(rows: slice, columns: slice) -> vcf_zarr.Genotypes:
-        return _ALLELES[cohort.codes[rows, columns]]
-
-    with vcf_zarr.new_store(path, overwrite=overwrite) as store:
-        vcf_zarr.write_vcf_zarr(
-            store,
-            variables,
-            genotypes,
-            chunk_variants=chunk_variants,
-            chunk_samples=chunk_samples,
-        )
+    return variables
 
 
 def _peddy_folder() -> Path:

@@ -147,10 +147,10 @@ def _write_numbers(file: TextIO, ancestry: store.Store, name: str) -> int:
 
 
 def _format_rows(values: npt.NDArray[np.floating]) -> str:
-    """Text of a block of numbers, by one formatting operation.
+    r"""Text of a block of numbers, by one formatting operation.
 
     >>> _format_rows(np.array([[0.25, 0.75], [np.nan, np.nan]]))
-    '0.250000 0.750000\\nnan nan\\n'
+    '0.250000 0.750000\nnan nan\n'
     """
     n_rows, n_columns = values.shape
     line = " ".join(["%.6f"] * n_columns) + "\n"

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
-from distributed import Future
 
 from estimator.acceleration import Evaluation, Point, Search, advance, propose
 from estimator.likelihood import (
@@ -29,7 +28,7 @@ from estimator.packing import VARIANTS_PER_BYTE
 from estimator.relaxation import newton_frequencies, relax_ancestry
 from estimator.spectral import StartingValues, spectral_start
 from pipeline import checkpoint, plan, prepare
-from pipeline.cluster import Cluster
+from pipeline.cluster import Cluster, Future
 from pipeline.config import FitConfig
 from pipeline.errors import InputError
 from pipeline.plan import Rows
@@ -170,7 +169,7 @@ def _check_size(prepared: Prepared, config: FitConfig) -> None:
     ):
         if k > count:
             raise InputError(
-                f"{prepared.path}: {k} populations need at least as many {what}, and "
+                f"{prepared.source}: {k} populations need at least as many {what}, and "
                 f"{count} passed quality control; lower -k or relax [qc]"
             )
 

@@ -4,7 +4,11 @@ msprime gives SOURCE_HAPLOTYPES haplotypes of each population; the populations s
 from one ancestor at the time that makes their expected Fst (Hudson's) the one asked
 for. Every chromosome of the cohort is a mosaic of them: segments of exponential length,
 each copied from a random haplotype of a population drawn from the person's Dirichlet
-proportions. All in memory; the same seed gives the same cohort.
+proportions. The Q of a person is the share of their own alleles that was copied from
+each population, over the variants kept, not the proportions that segments were drawn
+with. Alleles have the ADMIXTURE model's expectation given this Q and the haplotypes'
+frequencies, but neighbouring variants are correlated. All in memory; the same seed
+gives the same cohort.
 """
 
 import importlib
@@ -40,49 +44,43 @@ def simulate_genealogy(
 ) -> SimulatedCohort:
     """Simulate linked variants on one contig from a coalescent genealogy.
 
-    `ancestry` is the share of the person's own alleles, over the variants kept, that
-    was copied from each population: what an estimator can at best find, not the
-    proportions that segments were drawn with. `frequencies` are those of the source
-    haplotypes; 0 and 1 occur. Alleles have the ADMIXTURE model's expectation given
-    these two, but neighbouring variants are correlated.
+    `frequencies` are those of the source haplotypes, where 0 and 1 occur.
 
     Parameters
     ----------
     n_samples, n_variants, n_populations, fst, dirichlet, seed
         As for `simulate_truth`, except that the seed is below 2**31 - 1.
     generations
-        Generations since admixture, at least 1; segments are on average 1 /
-        `generations` Morgan long.
+        Generations since admixture; segments average 1 / `generations` Morgan.
 
     Raises
     ------
     InputError
-        If msprime is not installed, a parameter is out of its range, or the genealogy
-        has fewer variants than asked for.
+        If msprime is missing, a parameter out of range, or variants are too few.
 
     References
     ----------
     Baumdicker et al. (2022), Genetics 220:iyab229.
     """
-    sizes = {"n_samples": n_samples, "n_variants": n_variants, "seed": seed}
-    check_parameters(**sizes, n_populations=n_populations)
-    check_parameters(fst=fst, dirichlet=dirichlet, generations=generations)
+    check_parameters(n_samples=n_samples, n_variants=n_variants, seed=seed)
+    check_parameters(n_populations=n_populations, fst=fst, dirichlet=dirichlet)
+    check_parameters(generations=generations)
     sources, position = _source_haplotypes(n_populations, n_variants, fst, seed)
     generator = random_generator(seed, TRUTH_STREAM)
     proportions = generator.dirichlet(np.full(n_populations, dirichlet), n_samples)
-    genotypes = np.empty((n_variants, n_samples, 2), np.int8)
-    ancestry = np.zeros((n_samples, n_populations))
-    for sample, copy in np.ndindex(n_samples, 2):
-        origin = _draw_mosaic(position, proportions[sample], generations, generator)
-        genotypes[:, sample, copy] = sources[*origin, np.arange(n_variants)]
-        ancestry[sample] += np.bincount(origin[0], minlength=n_populations)
+    haplotypes = np.empty((n_variants, 2 * n_samples), np.int8)
+    copied = np.zeros((n_samples, n_populations))
+    for h in range(2 * n_samples):
+        origin = _draw_mosaic(position, proportions[h // 2], generations, generator)
+        haplotypes[:, h] = sources[*origin, np.arange(n_variants)]
+        copied[h // 2] += np.bincount(origin[0], minlength=n_populations)
     return SimulatedCohort(
-        ancestry=ancestry / (2 * n_variants),
+        ancestry=copied / (2 * n_variants),
         frequencies=sources.mean(axis=1),
         contig=np.zeros(n_variants, np.int32),
         position=position,
         parameters={"model": "genealogy", "fst": fst, "dirichlet": dirichlet},
-        genotypes=genotypes,
+        genotypes=haplotypes.reshape(n_variants, n_samples, 2),
     )
 
 

@@ -17,8 +17,9 @@ Integers = npt.NDArray[np.int64]
 Dosage = npt.NDArray[np.int8]
 Floats = npt.NDArray[np.floating]
 
-# An int8 block of dosages, of which a task holds two.
+# Most int8 dosages, and most variants, of a block. A task holds two blocks.
 _BLOCK_BYTES = 2**22
+_BLOCK_ROWS = 4_096
 # Variants of a block correlated at a time: few, so that little is computed of pairs
 # beyond the window, but enough for matrix products to be fast.
 _TILE_ROWS = 128
@@ -94,8 +95,8 @@ def linked_pairs(
 ) -> tuple[Integers, Integers]:
     """Pairs of variants in a window whose r2 reaches a threshold, the earlier first.
 
-    sgkit's ld_matrix finds the same pairs one at a time, which takes several times
-    the CPU time. The tests hold this one to it.
+    sgkit's ld_matrix finds the same pairs one at a time, in several times the CPU
+    time where windows hold many variants. The tests hold this one to it.
 
     Parameters
     ----------
@@ -104,7 +105,7 @@ def linked_pairs(
     min_r2
         Smallest r2; pairs that are not correlated at all are never linked.
     """
-    rows = max(1, _BLOCK_BYTES // dosage.shape[1])
+    rows = max(1, min(_BLOCK_ROWS, _BLOCK_BYTES // dosage.shape[1]))
     blocks = dosage.rechunk((rows, -1)).to_delayed()[:, 0]
     threshold = max(min_r2, np.finfo(np.float64).tiny)
     link = dask.delayed(_link_blocks, pure=False)

@@ -64,8 +64,9 @@ def match_variants(model_path: Path, cohort: Cohort) -> Match:
             )
         )
     }
-    index = np.full(len(wanted), -1, np.int64)
-    swapped = np.zeros(len(wanted), bool)
+    # Not as long as `wanted`: of a variant that the model has twice, one is absent.
+    index = np.full(len(keys["variant_position"]), -1, np.int64)
+    swapped = np.zeros(len(index), bool)
     for row, key, turned in _cohort_keys(cohort):
         place = wanted.get(key)
         flip = place is None

@@ -133,7 +133,11 @@ def lay_out(
     ):
         spec = schema.PREPARED[name]
         store.lay_out(name, spec, shape, (unit, plan.CHUNK_BYTES)[: len(shape)])
-    store.set_attrs(sample_chunk=cohort.sample_chunk, n_variants=len(columns))
+    store.set_attrs(
+        source=Path(cohort.url).name,
+        sample_chunk=cohort.sample_chunk,
+        n_variants=len(columns),
+    )
     return store
 
 
@@ -170,6 +174,8 @@ class Prepared:
     ----------
     path
         The store.
+    source
+        Name of the cohort it was made from.
     n_samples, n_variants
         Its size.
     unit
@@ -181,6 +187,7 @@ class Prepared:
     """
 
     path: Path
+    source: str
     n_samples: int
     n_variants: int
     unit: int
@@ -206,6 +213,7 @@ def open_prepared(path: Path) -> Prepared:
         raise InputError(f"{path} is unfinished; run `streamixture prepare` again")
     return Prepared(
         path=path,
+        source=store.attrs["source"],
         n_samples=store.shape("sample_id")[0],
         n_variants=store.attrs["n_variants"],
         unit=store.chunks("call_genotype_packed")[0],

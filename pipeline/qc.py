@@ -82,11 +82,10 @@ class QCResult:
 def quality_control(cohort: Cohort, config: QCConfig) -> QCResult:
     """Choose the variants and people that inform the fit.
 
-    Every genotype is read once. Variants that fail the call rate are read again, for
-    what they added to people's call rates; so are people who fail theirs, for what
-    they added to the counts of variants; and so is the sample of people that linkage
-    disequilibrium is computed on. Frequencies and Hardy-Weinberg are those of the
-    people kept; variant call rates are those of everyone.
+    Every genotype is read once; what fails a call rate is read again, to take it out
+    of the other axis's counts, and so is the sample for linkage disequilibrium.
+    Frequencies and Hardy-Weinberg are those of the people kept; variant call rates
+    are those of everyone.
 
     Parameters
     ----------
@@ -103,8 +102,7 @@ def quality_control(cohort: Cohort, config: QCConfig) -> QCResult:
     """
     prunes = config.enabled and config.max_ld_r2 < 1
     contigs = _sorted_contigs(cohort) if prunes else None
-    filters = _Filters(cohort)
-    everyone = filters.samples
+    filters, everyone = _Filters(cohort), np.ones(cohort.n_samples, dtype=np.bool_)
     filters.keep_variants("biallelic", cohort.biallelic_mask)
     counts = calls.count_calls(cohort, filters.variants, everyone)
     filters.keep_variants("called", counts.n_called > 0)

@@ -43,6 +43,9 @@ class Store:
     @classmethod
     def create(cls, path: Path, kind: str) -> "Store":
         """Start an empty store, in place of anything unfinished at the path."""
+        # With threads of its own, Blosc orders a chunk's blocks as they finish, and
+        # the same values give other bytes every time.
+        numcodecs.blosc.use_threads = False
         shutil.rmtree(path, ignore_errors=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         group = zarr.open_group(zarr.DirectoryStore(str(path)), mode="w")
@@ -63,7 +66,7 @@ class Store:
         try:
             store = zarr.DirectoryStore(str(path))
             group = zarr.open_group(store, mode="r+" if writable else "r")
-        except zarr.errors.GroupNotFoundError:
+        except (zarr.errors.GroupNotFoundError, zarr.errors.ContainsArrayError):
             raise InputError(
                 f"{path} is not a Zarr store; expected a streamixture {kind} store"
             ) from None

@@ -7,7 +7,7 @@ configuration alone, so one worker and several give the same weights.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -157,7 +157,7 @@ def _train_epochs(
     if not steps:
         return weights
     n_padded = blocks_per_slice * prepared.unit
-    state: Any = (weights, None)
+    state = training.TrainingState(weights, None)
     with track("training the encoder", len(steps)) as progress:
         for step, upcoming in zip(steps, [*steps[1:], []], strict=True):
             workers = cluster.spread(len(step))
@@ -171,7 +171,7 @@ def _train_epochs(
                         upcoming[i] if i < len(upcoming) else [],
                         n_padded,
                     ),
-                    state[0],
+                    state.weights,
                     worker=worker,
                 )
                 for i, (chosen, worker) in enumerate(zip(step, workers, strict=True))
@@ -180,7 +180,7 @@ def _train_epochs(
                 _update, state, gradients, config.learning_rate, len(steps)
             ).result()
             progress.advance()
-    return state[0]
+    return state.weights
 
 
 def _fit_rows(prepared: Prepared, blocks: list[Rows]) -> npt.NDArray[np.intp]:
@@ -283,18 +283,16 @@ def _slice_gradient(
 
 
 def _update(
-    state: Any,
+    state: training.TrainingState,
     gradients: list[training.MinibatchGradient],
     learning_rate: float,
     n_steps: int,
 ) -> training.TrainingState:
     """Add the slices' gradients in order and take one optimizer step."""
-    optimizer = training.make_optimizer(learning_rate, n_steps)
-    weights, memory = state
-    if memory is None:
-        memory = optimizer.init(weights)
+    schedule = {"learning_rate": learning_rate, "n_steps": n_steps}
+    if state.optimizer is None:
+        state = training.start_training(state.weights, **schedule)
     total = gradients[0]
     for gradient in gradients[1:]:
         total = jax.tree.map(np.add, total, gradient)
-    updated = training.update(optimizer, training.TrainingState(weights, memory), total)
-    return jax.tree.map(np.asarray, updated)
+    return jax.tree.map(np.asarray, training.update(state, total, **schedule))

@@ -115,22 +115,36 @@ def simulate_truth(
     ----------
     Balding and Nichols (1995), Genetica 96:3-12.
     """
-    sizes = {"n_samples": n_samples, "n_variants": n_variants, "seed": seed}
-    check_parameters(**sizes, n_populations=n_populations)
-    check_parameters(fst=fst, dirichlet=dirichlet)
+    check_parameters(n_samples=n_samples, n_variants=n_variants, seed=seed)
+    check_parameters(n_populations=n_populations, fst=fst, dirichlet=dirichlet)
     generator = random_generator(seed, TRUTH_STREAM)
     ancestry = generator.dirichlet(np.full(n_populations, dirichlet), n_samples)
-    ancestral = generator.uniform(*FREQUENCY_RANGE, n_variants)
-    spread = (1 - fst) / fst
-    shape = (n_populations, n_variants)
-    frequencies = generator.beta(ancestral * spread, (1 - ancestral) * spread, shape)
-    contig = np.arange(n_variants) * N_CONTIGS // n_variants
-    rank = np.arange(n_variants) - np.searchsorted(contig, contig)
-    spacing = min(SPACING_BP, np.iinfo(np.int32).max // int(rank.max() + 1))
+    frequencies = _draw_frequencies((n_populations, n_variants), fst, generator)
+    contig, position = _places(n_variants)
     return SimulatedCohort(
         ancestry=ancestry,
-        frequencies=frequencies.clip(FREQUENCY_CLIP, 1 - FREQUENCY_CLIP),
-        contig=contig.astype(np.int32),
-        position=((rank + 1) * spacing).astype(np.int32),
+        frequencies=frequencies,
+        contig=contig,
+        position=position,
         parameters={"model": "Balding-Nichols", "fst": fst, "dirichlet": dirichlet},
     )
+
+
+def _draw_frequencies(
+    shape: tuple[int, int], fst: float, generator: np.random.Generator
+) -> Float[np.ndarray, "populations variants"]:
+    ancestral = generator.uniform(*FREQUENCY_RANGE, shape[1])
+    spread = (1 - fst) / fst
+    frequencies = generator.beta(ancestral * spread, (1 - ancestral) * spread, shape)
+    return frequencies.clip(FREQUENCY_CLIP, 1 - FREQUENCY_CLIP)
+
+
+def _places(
+    n_variants: int,
+) -> tuple[Int32[np.ndarray, " variants"], Int32[np.ndarray, " variants"]]:
+    """Contig and position of variants spread evenly over all contigs."""
+    contig = np.arange(n_variants) * N_CONTIGS // n_variants
+    rank = np.arange(n_variants) - np.searchsorted(contig, contig)
+    # Closer together where a contig would not fit the positions' 32 bits.
+    spacing = min(SPACING_BP, np.iinfo(np.int32).max // int(rank.max() + 1))
+    return contig.astype(np.int32), ((rank + 1) * spacing).astype(np.int32)

@@ -1,6 +1,7 @@
 """Write VCF Zarr stores (zarr format 2) from genotypes in memory, chunk by chunk.
 
-The invariant: a store appears at its destination complete or not at all.
+The invariant: a store appears at its destination complete or not at all, and the same
+genotypes and chunk sizes give the same bytes.
 """
 
 import contextlib
@@ -146,19 +147,27 @@ def write_vcf_zarr(
         call_genotype=(dims, da.empty(shape, dtype=np.int8, chunks=shape))
     )
     template.attrs["vcf_zarr_version"] = VCF_ZARR_VERSION
-    template.to_zarr(
-        path,
-        mode="w-",
-        compute=False,
-        consolidated=True,
-        encoding={
-            name: _encoding(template[name], chunks) for name in template.variables
-        },
-    )
-    for rows in _slices(sizes["variants"], chunk_variants):
-        for columns in _slices(sizes["samples"], chunk_samples):
-            block = xr.Dataset({"call_genotype": (dims, genotypes(rows, columns))})
-            block.to_zarr(path, region={"variants": rows, "samples": columns})
+    encoding = {name: _encoding(template[name], chunks) for name in template.variables}
+    with _repeatable_compression():
+        template.to_zarr(
+            path, mode="w-", compute=False, consolidated=True, encoding=encoding
+        )
+        for rows in _slices(sizes["variants"], chunk_variants):
+            for columns in _slices(sizes["samples"], chunk_samples):
+                block = xr.Dataset({"call_genotype": (dims, genotypes(rows, columns))})
+                block.to_zarr(path, region={"variants": rows, "samples": columns})
+
+
+@contextlib.contextmanager
+def _repeatable_compression() -> Iterator[None]:
+    # On several threads, Blosc stores the blocks of a chunk in the order in which they
+    # happen to be finished.
+    before = numcodecs.blosc.use_threads
+    numcodecs.blosc.use_threads = False
+    try:
+        yield
+    finally:
+        numcodecs.blosc.use_threads = before
 
 
 def _encoding(variable: xr.DataArray, chunks: dict[str, int]) -> dict[str, Any]:

@@ -53,6 +53,11 @@ class Workspace:
         """Whether a store of this run is finished, though not published."""
         return store.is_complete(self.building(name), STORES[name])
 
+    @property
+    def has_fit(self) -> bool:
+        """Whether rounds of a fit, or what came of them, would be lost."""
+        return self.building("rounds").exists() or self.is_built("model.zarr")
+
     def publish(self) -> None:
         """Move everything that was built into place, run.json last."""
         for name in (*STORES, *FILES):
@@ -91,8 +96,7 @@ def open_workspace(
 ) -> Iterator[Workspace]:
     """Take hold of an output directory until the block ends.
 
-    If the block raises InputError before any stage was finished, nothing is left
-    behind.
+    If the block raises InputError before the fit began, nothing is left behind.
 
     Parameters
     ----------
@@ -125,7 +129,7 @@ def open_workspace(
         try:
             yield workspace
         except InputError:
-            if not any(workspace.is_built(name) for name in STORES):
+            if not (resume or workspace.has_fit):
                 shutil.rmtree(workspace.work, ignore_errors=True)
                 if is_new:
                     with contextlib.suppress(OSError):

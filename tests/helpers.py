@@ -16,13 +16,18 @@ variant_id         (V,)       object; rs0, rs1, ...
 =================  =========  ==================================================
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numcodecs
 import numpy as np
 import zarr
+
+from pipeline.cluster import Cluster
+from pipeline.cohort import Cohort, open_cohort
+from pipeline.config import QCConfig
+from pipeline.prepare import Prepared, open_prepared, prepare
 
 DIMS = {
     "call_genotype": ["variants", "samples", "ploidy"],
@@ -121,3 +126,40 @@ def text(values: Sequence[str] | Sequence[Sequence[str]]) -> np.ndarray:
 def forbid_dask(*_args: Any, **_kwargs: Any) -> NoReturn:
     """Stand in for a dask scheduler where nothing may be computed."""
     raise AssertionError("dask was asked to compute")
+
+
+def hudson_fst(first: np.ndarray, second: np.ndarray) -> float:
+    """Fst of two populations whose frequencies at each variant are known exactly."""
+    within = first * (1 - first) + second * (1 - second)
+    between = first * (1 - second) + second * (1 - first)
+    return float(1 - within.sum() / between.sum())
+
+
+class SerialCluster(Cluster):
+    """Runs every task in this process, when its result is asked for."""
+
+    def __init__(self) -> None:
+        pass
+
+    def run_all(
+        self, function: Callable[[Any], Any], tasks: Sequence[Any]
+    ) -> Iterator[Any]:
+        return map(function, tasks)
+
+
+def small_cohort(folder: Path, genotypes: np.ndarray, **changes: Any) -> Cohort:
+    """Write a VCF Zarr store into a folder, and open it."""
+    return open_cohort(write_cohort(folder / "cohort.vcz", genotypes, **changes))
+
+
+def small_prepared(folder: Path, genotypes: np.ndarray, **changes: Any) -> Prepared:
+    """Prepare everything that a small cohort has, in this process."""
+    cohort = small_cohort(folder, genotypes, **changes)
+    path = folder / "prepared.zarr"
+    prepare(cohort, path, QCConfig(enabled=False), SerialCluster(), {"stamp": "x"})
+    return open_prepared(path)
+
+
+def read_array(path: Path, name: str) -> np.ndarray:
+    """One array of a store, whole."""
+    return zarr.open_group(str(path), mode="r")[name][...]

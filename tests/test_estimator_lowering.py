@@ -1,0 +1,241 @@
+"""Every compiled function of the estimator also lowers for CUDA, at a cohort's size.
+
+A case of the table is a function, and the shapes that it has in a fit of a million
+variants on one GPU. A compiled function without a case fails the tests.
+"""
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.export
+import jax.extend
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import estimator
+from estimator import (
+    centred,
+    encoder,
+    likelihood,
+    model,
+    projection,
+    quadratic,
+    relaxation,
+    training,
+)
+from estimator.config import AncestryEstimatorConfig
+
+K, PAIRS, HIDDEN, N_ROWS = 8, 36, 128, 18
+TILE = likelihood.tile_shape("gpu")
+N_PEOPLE = 4 * TILE.people
+N_TILES = 32
+N_BYTES = N_TILES * TILE.width
+N_VARIANTS = 1_000_000
+CONFIG = AncestryEstimatorConfig(n_snps=N_VARIANTS, n_populations=K)
+
+
+def f32(*shape) -> Any:
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def f64(*shape) -> Any:
+    return jax.ShapeDtypeStruct(shape, jnp.float64)
+
+
+PACKED: Any = jax.ShapeDtypeStruct((N_PEOPLE, N_BYTES), jnp.uint8)
+GENOTYPES = jax.ShapeDtypeStruct((N_PEOPLE, N_VARIANTS), jnp.int8)
+Q = f32(N_PEOPLE, K)
+P = f32(K, N_VARIANTS)
+P_TILES = f32(N_TILES, 4, K, TILE.width)
+F_TILES = f32(N_TILES, 4, 1, TILE.width)
+
+
+def abstract_weights():
+    return jax.eval_shape(partial(training.initial_weights, CONFIG, seed=0))
+
+
+def abstract_gradient():
+    return training.MinibatchGradient(abstract_weights(), f32(), f32())
+
+
+SCHEDULE = {"learning_rate": 1e-3, "n_steps": 1000}
+
+
+def abstract_training():
+    start = partial(training.start_training, **SCHEDULE)
+    return jax.eval_shape(start, abstract_weights())
+
+
+def quadratic_case(n_problems, sum_is_fixed):
+    vectors = f32(K, n_problems)
+    arguments = (vectors, f32(K, K, n_problems), vectors, vectors)
+    return quadratic.solve_quadratic, arguments, {"sum_is_fixed": sum_is_fixed}
+
+
+def refinement():
+    unsettled: Any = jax.ShapeDtypeStruct((), jnp.bool_)
+    return projection._Refinement(projection.Projection(Q, f64(N_PEOPLE)), Q, unsettled)
+
+
+def minibatch():
+    return training.Minibatch(PACKED, f32(N_PEOPLE), f32(N_PEOPLE, K), Q)
+
+
+def key():
+    return jax.eval_shape(lambda: jax.random.key(0))
+
+
+TILED = {"tile": TILE}
+CASES = {
+    "solve_quadratic on the simplex": lambda: quadratic_case(N_PEOPLE, True),
+    "solve_quadratic in the box": lambda: quadratic_case(N_VARIANTS, False),
+    "ancestry_statistics": lambda: (
+        likelihood.ancestry_statistics,
+        (PACKED, Q, P_TILES),
+        TILED,
+    ),
+    "frequency_statistics": lambda: (
+        likelihood.frequency_statistics,
+        (PACKED, Q, P_TILES),
+        TILED,
+    ),
+    "centred_times": lambda: (
+        centred.centred_times,
+        (PACKED, F_TILES, f32(N_TILES, 4, N_ROWS, TILE.width)),
+        TILED,
+    ),
+    "centred_transposed_times": lambda: (
+        centred.centred_transposed_times,
+        (PACKED, F_TILES, f32(N_PEOPLE, N_ROWS)),
+        TILED,
+    ),
+    "relax_ancestry": lambda: (
+        relaxation.relax_ancestry,
+        (PACKED, Q, P_TILES),
+        TILED,
+    ),
+    "newton_frequencies": lambda: (
+        relaxation.newton_frequencies,
+        (P, P, f32(PAIRS, N_VARIANTS)),
+        {},
+    ),
+    "_refine": lambda: (projection._refine, (PACKED, refinement(), P_TILES), TILED),
+    "encoder_features": lambda: (
+        training.encoder_features,
+        (PACKED, f32(N_PEOPLE), N_VARIANTS, F_TILES, P_TILES),
+        TILED,
+    ),
+    "initial_weights": lambda: (training.initial_weights, (CONFIG,), {"seed": 0}),
+    "encode": lambda: (
+        training.encode,
+        (CONFIG, abstract_weights(), f32(N_PEOPLE, K)),
+        {},
+    ),
+    "_distill": lambda: (
+        training._distill,
+        (abstract_weights(), f32(N_PEOPLE, K), Q, key(), CONFIG, 2000),
+        {},
+    ),
+    "minibatch_gradient": lambda: (
+        training.minibatch_gradient,
+        (abstract_weights(), minibatch(), P_TILES, CONFIG, TILE),
+        {},
+    ),
+    "start_training": lambda: (
+        training.start_training,
+        (abstract_weights(),),
+        SCHEDULE,
+    ),
+    "update": lambda: (
+        training.update,
+        (abstract_training(), abstract_gradient()),
+        SCHEDULE,
+    ),
+    "frequencies_to_logits": lambda: (model.frequencies_to_logits, (P,), {}),
+    "logits_to_frequencies": lambda: (model.logits_to_frequencies, (P,), {}),
+    "observed_counts": lambda: (encoder.observed_counts, (GENOTYPES,), {}),
+    "standardise": lambda: (encoder.standardise, (GENOTYPES, f32(N_VARIANTS)), {}),
+    "_activation": lambda: (encoder._activation, (f32(N_PEOPLE, HIDDEN),), {}),
+    "_tempered_softmax": lambda: (encoder._tempered_softmax, (Q, f32()), {}),
+}
+
+
+def lower(function, arguments, options):
+    exported = jax.export.export(function, platforms=("cuda",))(*arguments, **options)
+    assert exported.platforms == ("cuda",)
+    return exported
+
+
+def compiled_functions():
+    """Return what `jax.jit` made anywhere in the package, by qualified name."""
+    compiled_type: Any = type(jax.jit(np.sin))
+    found: dict[str, Any] = {}
+    for module_info in pkgutil.iter_modules(estimator.__path__, "estimator."):
+        module = importlib.import_module(module_info.name)
+        owners: list[Mapping[str, Any]] = [vars(module)]
+        owners += [vars(c) for c in vars(module).values() if inspect.isclass(c)]
+        for owner in owners:
+            for value in owner.values():
+                if isinstance(value, compiled_type):
+                    found[f"{value.__module__}.{value.__qualname__}"] = value
+    return {name: f for name, f in found.items() if name.startswith("estimator.")}
+
+
+@pytest.mark.optax
+@pytest.mark.parametrize("case", CASES)
+def test_lower__for_cuda(case):
+    assert lower(*CASES[case]()).mlir_module_serialized
+
+
+def test_lower__every_compiled_function_has_a_case():
+    functions = [make()[0] for make in CASES.values()]
+    covered = {f"{f.__module__}.{f.__qualname__}" for f in functions}
+    assert covered == set(compiled_functions())
+    assert len(covered) >= len(CASES) - 1
+
+
+def test_lower__the_estimator_for_cuda():
+    def make():
+        return model.DifferentiableAncestryEstimator(CONFIG, rngs=nnx.Rngs(0))
+
+    graph, state = nnx.split(nnx.eval_shape(make))
+
+    @jax.jit
+    def apply(state, genotypes):
+        estimator = nnx.merge(graph, state)
+        return estimator.apply({"genotypes": genotypes}, {}, None)[0]
+
+    exported = lower(
+        apply, (state, jax.ShapeDtypeStruct((64, N_VARIANTS), jnp.int8)), {}
+    )
+    assert (64, K) in [out.shape for out in exported.out_avals]
+
+
+@pytest.mark.parametrize("k", [1, 22])
+def test_lower__the_relaxation_for_other_numbers_of_populations(k):
+    q, tiles = f32(N_PEOPLE, k), f32(N_TILES, 4, k, TILE.width)
+    exported = lower(relaxation.relax_ancestry, (PACKED, q, tiles), TILED)
+    assert [out.shape for out in exported.out_avals] == [(N_PEOPLE, k), (N_PEOPLE,)]
+
+
+def test_lower__no_matrix_of_people_by_variants_in_floating_point():
+    traced = likelihood.ancestry_statistics.trace(PACKED, Q, P_TILES, tile=TILE)
+    largest = max(floating_sizes(traced.jaxpr.jaxpr))
+    assert TILE.people * TILE.width <= largest < N_PEOPLE * N_VARIANTS / 50
+
+
+def floating_sizes(jaxpr):
+    """Yield the size of every floating-point value that a program computes."""
+    for equation in jaxpr.eqns:
+        for variable in equation.outvars:
+            if jnp.issubdtype(variable.aval.dtype, jnp.floating):
+                yield variable.aval.size
+        for inner in jax.extend.core.jaxprs_in_params(equation.params):
+            yield from floating_sizes(inner)

@@ -1,0 +1,135 @@
+"""Q for given P: one optimum, reached from anywhere and never left downwards."""
+
+import functools
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.optimize
+
+from estimator import likelihood, packing, projection
+from tests import oracle
+
+TILE = likelihood.TileShape(people=32, width=64)
+N_PEOPLE = 40
+MISSING_PERSON = 5
+
+
+@functools.cache
+def cohort():
+    data = oracle.simulate(N_PEOPLE, 500, 3, seed=9, missing_rate=0.05)
+    data.genotypes[MISSING_PERSON] = -1
+    return oracle.Cohort(
+        data.genotypes, data.ancestry, data.frequencies.astype(np.float32)
+    )
+
+
+def starts():
+    rng = np.random.default_rng(2)
+    corners = np.eye(3)[rng.integers(0, 3, N_PEOPLE)]
+    return {
+        "uniform": np.full((N_PEOPLE, 3), 1 / 3),
+        "random": rng.dirichlet([1, 1, 1], N_PEOPLE),
+        "corner": corners,
+        "nearly a corner": 0.999 * corners + 0.001 / 3,
+    }
+
+
+def project(initial, refine):
+    data = cohort()
+    packed = likelihood.pad_shard(packing.pack_genotypes(data.genotypes), TILE)
+    result = projection.project_ancestry(
+        jnp.asarray(packed),
+        jnp.asarray(likelihood.pad_ancestry(initial, len(packed))),
+        likelihood.tile_variants(jnp.asarray(data.frequencies), TILE.width),
+        refine=refine,
+        tile=TILE,
+    )
+    return projection.Projection(*(array[:N_PEOPLE] for array in result))
+
+
+@functools.cache
+def optimum():
+    """Return each person's most likely row of Q, by SLSQP in float64."""
+    rows = np.full((N_PEOPLE, 3), 1 / 3)
+    frequencies = cohort().frequencies.astype(np.float64)
+    for person in range(N_PEOPLE):
+        genotypes = cohort().genotypes[[person]]
+        rows[person] = scipy.optimize.minimize(
+            lambda q, g=genotypes: (
+                -oracle.log_likelihood(g, q[None], frequencies) / 500
+            ),
+            rows[person],
+            jac=lambda q, g=genotypes: (
+                -oracle.ancestry_gradient(g, q[None], frequencies)[0] / 500
+            ),
+            bounds=[(0, 1)] * 3,
+            constraints={"type": "eq", "fun": lambda q: q.sum() - 1},
+            method="SLSQP",
+            options={"ftol": 1e-14, "maxiter": 500},
+        ).x
+    return rows
+
+
+@pytest.mark.parametrize("start", starts())
+def test_project__reaches_the_optimum_from_any_start(start):
+    found = project(starts()[start], refine=30)
+    informative = np.arange(N_PEOPLE) != MISSING_PERSON
+    error = np.abs(np.asarray(found.ancestry) - optimum())[informative]
+    assert error.max() < 2e-4
+    exact = oracle.person_log_likelihood(
+        cohort().genotypes, np.asarray(found.ancestry), cohort().frequencies
+    )
+    best = oracle.person_log_likelihood(
+        cohort().genotypes, optimum(), cohort().frequencies
+    )
+    np.testing.assert_allclose(found.log_likelihood, exact, rtol=1e-6)
+    assert (best - exact).max() < 1e-5
+    assert (found.ancestry == 0).any()
+
+
+@pytest.mark.parametrize("start", starts())
+def test_project__never_falls(start):
+    values = [project(starts()[start], refine=n).log_likelihood for n in range(6)]
+    assert (np.diff(values, axis=0) >= 0).all()
+    assert (values[-1] > values[0]).any()
+
+
+def test_project__no_refinement_returns_the_start_and_its_likelihood():
+    start = starts()["random"].astype(np.float32)
+    found = project(start, refine=0)
+    np.testing.assert_array_equal(found.ancestry, start)
+    expected = oracle.person_log_likelihood(
+        cohort().genotypes, start, cohort().frequencies
+    )
+    np.testing.assert_allclose(found.log_likelihood, expected, rtol=1e-6)
+
+
+def test_project__a_person_without_calls_keeps_the_start():
+    start = starts()["random"].astype(np.float32)
+    found = project(start, refine=10)
+    np.testing.assert_allclose(
+        found.ancestry[MISSING_PERSON], start[MISSING_PERSON], atol=1e-6
+    )
+    assert found.log_likelihood[MISSING_PERSON] == 0
+
+
+def test_project__a_few_steps_are_enough():
+    few = project(starts()["uniform"], refine=5)
+    many = project(starts()["uniform"], refine=30)
+    assert np.abs(few.ancestry - many.ancestry).max() < 5e-4
+
+
+def test_project__a_person_with_one_call_goes_to_the_likeliest_population():
+    frequencies = np.array([[0.2], [0.9], [0.5]], np.float32)
+    packed = likelihood.pad_shard(
+        packing.pack_genotypes(np.array([[2]], np.int8)), TILE
+    )
+    found = projection.project_ancestry(
+        jnp.asarray(packed),
+        jnp.full((32, 3), 1 / 3, jnp.float32),
+        likelihood.tile_variants(jnp.asarray(frequencies), TILE.width),
+        refine=10,
+        tile=TILE,
+    )
+    np.testing.assert_allclose(found.ancestry[0], [0, 1, 0], atol=1e-6)

@@ -1,0 +1,146 @@
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import xarray as xr
+
+from estimator import training
+from estimator.acceleration import Point
+from estimator.config import AncestryEstimatorConfig
+from pipeline import bundle, schema
+from pipeline.errors import InputError
+from pipeline.fit import FitResult
+from pipeline.prepare import Prepared
+from pipeline.store import Store
+from pipeline.train import Encoder
+from tests.helpers import random_genotypes, small_prepared
+
+K, N_PEOPLE, N_VARIANTS = 3, 6, 10
+
+
+def _prepared(folder: Path) -> Prepared:
+    genotypes = random_genotypes(N_VARIANTS, N_PEOPLE, missing=0)
+    genotypes[:, 0] = [0, 1]
+    return small_prepared(folder, genotypes)
+
+
+def _fitted() -> FitResult:
+    rng = np.random.default_rng(0)
+    point = Point(
+        rng.dirichlet(np.ones(K), N_PEOPLE).astype(np.float32),
+        rng.uniform(0.1, 0.9, (K, N_VARIANTS)).astype(np.float32),
+    )
+    return FitResult(point, -12.5, [-20.0, -12.5], True, 4)
+
+
+def _encoder(fitted: FitResult, hidden_dims: tuple[int, ...]) -> Encoder:
+    config = AncestryEstimatorConfig(
+        n_snps=N_VARIANTS, n_populations=K, hidden_dims=hidden_dims, dropout_rate=0.0
+    )
+    weights = training.initial_weights(config, seed=1)
+    return Encoder(
+        config, jax.tree.map(np.asarray, weights), training.projector(*fitted.point)
+    )
+
+
+def _saved(folder: Path, hidden_dims: tuple[int, ...] = (8, 4)) -> Path:
+    fitted = _fitted()
+    path = folder / "model.zarr"
+    encoder = _encoder(fitted, hidden_dims)
+    bundle.save_model(path, _prepared(folder), fitted, encoder, {"stamp": "abc"})
+    return path
+
+
+@pytest.mark.parametrize("hidden_dims", [(), (8,), (8, 4)])
+def test_load_model__is_what_was_saved(tmp_path, hidden_dims):
+    fitted = _fitted()
+    encoder = _encoder(fitted, hidden_dims)
+    model = bundle.load_model(_saved(tmp_path, hidden_dims))
+    assert model.encoder.config == encoder.config
+    np.testing.assert_array_equal(model.frequencies, fitted.point.frequencies)
+    assert model.frequencies.flags.c_contiguous
+    for name, values in encoder.projector._asdict().items():
+        np.testing.assert_array_equal(getattr(model.encoder.projector, name), values)
+    leaves, structure = jax.tree.flatten(encoder.weights)
+    found, found_structure = jax.tree.flatten(model.encoder.weights)
+    assert found_structure == structure
+    for left, right in zip(found, leaves, strict=True):
+        assert left.dtype == np.float32
+        np.testing.assert_array_equal(left, right)
+
+
+def test_load_model__encodes_as_before(tmp_path):
+    encoder = _encoder(_fitted(), (8, 4))
+    loaded = bundle.load_model(_saved(tmp_path)).encoder
+    features = np.random.default_rng(2).normal(size=(5, K)).astype(np.float32)
+    expected = training.encode(encoder.config, encoder.weights, features)
+    found = training.encode(loaded.config, loaded.weights, features)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_save_model__keeps_keys_trace_and_provenance(tmp_path):
+    path = _saved(tmp_path)
+    store = Store.open(path, bundle.KIND)
+    prepared = Store.open(tmp_path / "prepared.zarr", "prepared")
+    for name in schema.VARIANT_KEYS:
+        np.testing.assert_array_equal(store.read(name), prepared.read(name))
+    expected = {
+        "kind": "model",
+        "schema_version": schema.SCHEMA_VERSION,
+        "complete": True,
+        "stamp": "abc",
+        "n_populations": K,
+        "hidden_dims": [8, 4],
+        "log_likelihood_trace": [-20.0, -12.5],
+        "converged": True,
+        "data_passes": 4,
+        "qc_steps": prepared.attrs["qc_steps"],
+    }
+    assert expected.items() <= store.attrs.items()
+
+
+def test_save_model__is_read_by_xarray(tmp_path):
+    dataset = xr.open_zarr(str(_saved(tmp_path)))
+    assert dataset["variant_population_frequency"].dims == ("variants", "populations")
+    np.testing.assert_array_equal(
+        dataset["variant_population_frequency"], _fitted().point.frequencies.T
+    )
+    assert dataset["variant_encoder_projection"].dims == ("variants", "features")
+
+
+def test_flatten__names_nested_layers_and_back():
+    weights = {
+        "layers": {
+            0: {"kernel": np.ones((2, 3), np.float32)},
+            10: {"kernel": np.full((3, 1), 2, np.float32)},
+        },
+        "head": {"bias": np.zeros(1, np.float32)},
+    }
+    named = dict(bundle._flatten(weights))
+    assert sorted(named) == ["head.bias", "layers.0.kernel", "layers.10.kernel"]
+    back = bundle._unflatten(named)
+    assert jax.tree.structure(back) == jax.tree.structure(weights)
+    jax.tree.map(np.testing.assert_array_equal, back, weights)
+
+
+def _unfinished(path: Path) -> None:
+    Store.create(path, bundle.KIND)
+
+
+def _prepared_kind(path: Path) -> None:
+    Store.create(path, "prepared").finish()
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda path: None, r"at does not exist; check the path"),
+        (_unfinished, r"at is unfinished; run `streamixture fit` again"),
+        (_prepared_kind, r"at is not a streamixture model store \(kind: prepared\)"),
+    ],
+)
+def test_load_model__refuses(tmp_path, build, message):
+    build(tmp_path / "at")
+    with pytest.raises(InputError, match=message):
+        bundle.load_model(tmp_path / "at")

@@ -1,0 +1,175 @@
+"""The command line: statuses, messages, and commands run as users run them."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click.testing
+import numpy as np
+import pytest
+
+from pipeline import cli
+from pipeline.store import Store
+from tests import helpers
+
+GENOTYPES = helpers.random_genotypes(60, 20)
+
+
+def call(*arguments: str | Path) -> click.testing.Result:
+    return click.testing.CliRunner().invoke(cli.main, [str(a) for a in arguments])
+
+
+def assert_refused(result: click.testing.Result, message: str) -> None:
+    assert result.exit_code == 2, result.output
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("Error: ")
+    assert message in lines[0]
+
+
+def write(path: Path, genotypes: np.ndarray = GENOTYPES, **changes: Any) -> Path:
+    helpers.write_cohort(str(path), genotypes, **changes)
+    return path
+
+
+def bad_cohort(path: Path, fault: str) -> Path:
+    ids = np.array(["a", "b", "a", *(f"s{i}" for i in range(17))], dtype=object)
+    if fault == "missing":
+        return path
+    if fault == "file":
+        path.write_text("not a store")
+        return path
+    if fault == "not vcf zarr":
+        return write(path, call_genotype=None)
+    if fault == "dtype":
+        return write(path, GENOTYPES.astype(np.float32))
+    if fault == "ploidy":
+        return write(path, np.concatenate([GENOTYPES, GENOTYPES[..., :1]], axis=2))
+    if fault == "duplicate":
+        return write(path, sample_id=ids)
+    path.mkdir()
+    (path / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group"}')
+    return path
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("missing", "no such store"),
+        ("file", "is a file"),
+        ("not vcf zarr", "call_genotype"),
+        ("dtype", "rewrite it as signed integers"),
+        ("ploidy", "ploidy"),
+        ("duplicate", "sample_id 'a' is at both 0 and 2"),
+        ("zarr 3", "format 2"),
+    ],
+)
+def test_run__bad_cohort_is_one_line_and_status_2(
+    tmp_path: Path, fault: str, message: str
+):
+    source = bad_cohort(tmp_path / "cohort.vcz", fault)
+    output = tmp_path / "out"
+    assert_refused(call("run", source, "--output", output, "-k", "2"), message)
+    assert not output.exists()
+
+
+def test_run__no_variants_left_after_quality_control(tmp_path: Path):
+    source = write(tmp_path / "cohort.vcz", np.zeros_like(GENOTYPES))
+    output = tmp_path / "out"
+    result = call("run", source, "--output", output, "-k", "2", "--workers", "1")
+    assert_refused(result, "no variants are left")
+    assert "min_maf" in result.stderr
+    assert not output.exists()
+
+
+def test_run__output_exists(tmp_path: Path):
+    source = write(tmp_path / "cohort.vcz")
+    output = tmp_path / "out"
+    (output / "ancestry.zarr").mkdir(parents=True)
+    result = call("run", source, "--output", output, "-k", "2")
+    assert_refused(result, "pass --resume to finish an interrupted run, --overwrite")
+
+
+def test_run__unknown_key_in_the_configuration(tmp_path: Path):
+    config = tmp_path / "run.toml"
+    config.write_text("[fit]\npopulations = 3\n")
+    source = write(tmp_path / "cohort.vcz")
+    result = call("run", source, "--output", tmp_path / "out", "--config", config)
+    assert_refused(result, "unknown key populations in [fit]")
+
+
+def test_run__workers_and_scheduler_exclude_each_other(tmp_path: Path):
+    source = write(tmp_path / "cohort.vcz")
+    options = ("--workers", "1", "--scheduler", "tcp://127.0.0.1:1")
+    result = call("run", source, "--output", tmp_path / "out", *options)
+    assert_refused(result, "exclude each other")
+
+
+@pytest.mark.parametrize("command", ["run", "prepare", "fit", "apply", "import"])
+def test_usage__missing_arguments_are_status_2(command: str):
+    assert call(command).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("fit", "nothing.zarr", "--output", "m.zarr"), "nothing.zarr does not exist"),
+        (
+            ("apply", "nothing.zarr", "cohort.vcz", "--output", "a.zarr"),
+            "nothing.zarr does not exist",
+        ),
+        (("export", "nothing.zarr", "q"), "nothing.zarr does not exist"),
+        (("report", "nothing.zarr", "--output", "r.html"), "does not exist"),
+        (("import", "nothing.bed", "--output", "c.vcz"), "nothing.bed does not exist"),
+    ],
+)
+def test_commands__missing_input(
+    arguments: tuple[str, ...],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.chdir(tmp_path)
+    assert_refused(call(*arguments), message)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help__does_not_import_jax_or_the_stages():
+    code = (
+        "import sys\n"
+        "from pipeline import cli\n"
+        "try:\n    cli.main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "heavy = {'jax', 'dask', 'sgkit', 'xarray'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_stages__one_by_one_as_commands(tmp_path: Path):
+    """The real console script, from a simulated cohort to text files."""
+
+    def streamixture(*arguments: str) -> str:
+        command = [str(Path(sys.executable).parent / "streamixture"), *arguments]
+        done = subprocess.run(
+            command, cwd=tmp_path, check=True, capture_output=True, text=True
+        )
+        return done.stdout
+
+    sizes = ("--samples", "60", "--variants", "200", "-k", "2", "--seed", "1")
+    streamixture("simulate", "cohort.vcz", *sizes)
+    one = ("--workers", "1")
+    streamixture("prepare", "cohort.vcz", "--output", "p.zarr", "--no-qc", *one)
+    streamixture("fit", "p.zarr", "--output", "m.zarr", "-k", "2", *one)
+    said = streamixture("apply", "m.zarr", "cohort.vcz", "--output", "a.zarr", *one)
+    assert "200 matched, 0 with alleles swapped, 0 absent" in said
+    streamixture("export", "a.zarr", "result")
+    streamixture("report", "a.zarr", "--output", "report.html")
+    q = np.loadtxt(tmp_path / "result.2.Q")
+    stored = Store.open(tmp_path / "a.zarr", "ancestry")
+    expected = stored.read("sample_ancestry_proportion")
+    np.testing.assert_allclose(q, expected, atol=1e-6)
+    ids = (tmp_path / "result.samples").read_text().split()
+    assert ids == stored.read("sample_id").tolist()
+    assert np.loadtxt(tmp_path / "result.2.P").shape == (200, 2)
+    assert "<html" in (tmp_path / "report.html").read_text()

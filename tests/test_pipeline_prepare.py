@@ -1,0 +1,191 @@
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from estimator.packing import count_called, unpack_genotypes
+from pipeline import decode, plan, prepare, schema
+from pipeline.config import QCConfig
+from pipeline.errors import InputError
+from pipeline.store import Store
+from tests.helpers import (
+    SerialCluster,
+    random_genotypes,
+    small_cohort,
+    small_prepared,
+    text,
+)
+
+N_VARIANTS, N_SAMPLES = 42, 150
+
+
+def _dosage(genotypes: np.ndarray) -> np.ndarray:
+    """Alternate alleles, people by variants; -1 where an allele is missing."""
+    counts = genotypes.sum(axis=2)
+    return np.where((genotypes < 0).any(axis=2), -1, counts).T
+
+
+def _cohort_changes() -> dict[str, Any]:
+    alleles = text([["A", "C", ""]] * N_VARIANTS)
+    alleles[5] = ["A", "C", "G"]
+    return {"variant_allele": alleles}
+
+
+def _genotypes() -> np.ndarray:
+    genotypes = random_genotypes(N_VARIANTS, N_SAMPLES)
+    genotypes[5, 0] = 2
+    genotypes[11] = -1
+    return genotypes
+
+
+@pytest.mark.parametrize("sample_chunk", [10, 40, 64, 100, 1_000])
+def test_prepare__stores_everybody_at_the_kept_variants(tmp_path, sample_chunk):
+    genotypes = _genotypes()
+    prepared = small_prepared(
+        tmp_path, genotypes, chunks=(8, sample_chunk), **_cohort_changes()
+    )
+    kept = np.delete(np.arange(N_VARIANTS), [5, 11])
+    store = Store.open(prepared.path, prepare.KIND)
+    packed = store.read("call_genotype_packed")
+    found = unpack_genotypes(packed, len(kept))
+    np.testing.assert_array_equal(found, _dosage(genotypes)[:, kept])
+    np.testing.assert_array_equal(store.read("sample_n_called"), count_called(packed))
+    np.testing.assert_array_equal(store.read("variant_index"), kept)
+    np.testing.assert_array_equal(store.read("variant_position"), 1000 * (kept + 1))
+    np.testing.assert_array_equal(store.read("variant_id"), [f"rs{i}" for i in kept])
+    assert store.read("sample_id")[-1] == f"s{N_SAMPLES - 1}"
+    called = found >= 0
+    frequency = (found * called).sum(axis=0) / (2 * called.sum(axis=0))
+    np.testing.assert_allclose(store.read("variant_frequency"), frequency)
+
+
+def test_prepare__records_quality_control_and_provenance(tmp_path):
+    genotypes = random_genotypes(N_VARIANTS, N_SAMPLES, missing=0)
+    genotypes[:, 7] = -1
+    cohort = small_cohort(tmp_path, genotypes)
+    config = dataclasses.replace(QCConfig(), max_ld_r2=1.0, min_variant_call_rate=0.5)
+    path = tmp_path / "prepared.zarr"
+    prepare.prepare(cohort, path, config, SerialCluster(), {"stamp": "abc"})
+    attrs = Store.open(path, prepare.KIND).attrs
+    assert attrs["stamp"] == "abc"
+    people = [step for step in attrs["qc_steps"] if step["axis"] == "samples"]
+    assert [step["removed"] for step in people] == [1]
+    prepared = prepare.open_prepared(path)
+    assert prepared.n_in_fit == N_SAMPLES - 1
+    assert not prepared.in_fit[7]
+    assert prepared.n_samples == N_SAMPLES
+
+
+def test_prepare__specifies_every_array_as_the_schema(tmp_path):
+    prepared = small_prepared(tmp_path, random_genotypes(N_VARIANTS, N_SAMPLES))
+    store = Store.open(prepared.path, prepare.KIND)
+    assert store.names() == sorted(schema.PREPARED)
+    for name, spec in schema.PREPARED.items():
+        kind = "U" if spec.dtype == "str" else np.dtype(spec.dtype).kind
+        assert store.read(name).dtype.kind == kind
+
+
+def test_prepare__keeps_population_labels(tmp_path):
+    cohort = small_cohort(tmp_path, random_genotypes(N_VARIANTS, 3))
+    labels = ("samples", ["north", "south", "north"])
+    dataset = cohort.dataset.assign(sample_population=labels)
+    cohort = dataclasses.replace(cohort, dataset=dataset)
+    path = tmp_path / "prepared.zarr"
+    prepare.prepare(cohort, path, QCConfig(enabled=False), SerialCluster(), {})
+    found = Store.open(path, prepare.KIND).read("sample_population")
+    np.testing.assert_array_equal(found, labels[1])
+
+
+def test_prepare__of_the_same_cohort_has_the_same_bytes(tmp_path):
+    contents = []
+    for name in ("a", "b"):
+        path = small_prepared(tmp_path / name, _genotypes(), **_cohort_changes()).path
+        files = sorted(p for p in path.rglob("*") if p.is_file())
+        contents.append({p.relative_to(path): p.read_bytes() for p in files})
+    assert contents[0] == contents[1]
+
+
+def test_fill__turns_swapped_variants_round(tmp_path):
+    genotypes = random_genotypes(N_VARIANTS, 70)
+    cohort = small_cohort(tmp_path, genotypes, chunks=(8, 32))
+    index = np.array([4, -1, 2, 30])
+    columns = decode.Columns(index, np.array([True, False, False, True]))
+    keys = prepare.variant_keys(cohort, np.maximum(index, 0))
+    store = prepare.lay_out(cohort, tmp_path / "turned.zarr", columns, keys)
+    prepare.fill(cohort, store, SerialCluster())
+    store.finish()
+    dosage = _dosage(genotypes)[:, index]
+    dosage[:, 1] = -1
+    for column in (0, 3):
+        called = dosage[:, column] >= 0
+        dosage[called, column] = 2 - dosage[called, column]
+    found = unpack_genotypes(store.read("call_genotype_packed"), 4)
+    np.testing.assert_array_equal(found, dosage)
+    assert store.read("variant_swapped").tolist() == [True, False, False, True]
+
+
+def test_variant_keys__follow_the_index(tmp_path):
+    alleles = text([["A", f"C{'T' * i}"] for i in range(4)])
+    cohort = small_cohort(
+        tmp_path,
+        random_genotypes(4, 3),
+        variant_allele=alleles,
+        contig_id=text(["1", "X"]),
+        variant_contig=np.array([0, 0, 1, 1], np.int8),
+    )
+    keys = prepare.variant_keys(cohort, np.array([3, 0]))
+    assert {name: values.tolist() for name, values in keys.items()} == {
+        "variant_contig_name": ["X", "1"],
+        "variant_position": [4000, 1000],
+        "variant_allele": [["A", "CTTT"], ["A", "C"]],
+        "variant_id": ["rs3", "rs0"],
+    }
+
+
+@pytest.mark.parametrize("sample_chunk", [50, 33, 1_000])
+def test_open_prepared__gives_its_sizes(tmp_path, sample_chunk):
+    prepared = small_prepared(
+        tmp_path, random_genotypes(6, N_SAMPLES), chunks=(8, sample_chunk)
+    )
+    stored = min(sample_chunk, N_SAMPLES)
+    assert prepared.sample_chunk == stored
+    assert prepared.unit == plan.chunk_people(stored)
+    assert (prepared.n_samples, prepared.n_variants) == (N_SAMPLES, 6)
+    assert prepared.in_fit.all()
+
+
+def _unfinished(path: Path) -> None:
+    Store.create(path, prepare.KIND)
+
+
+def _model(path: Path) -> None:
+    Store.create(path, "model").finish()
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda path: None, r"at does not exist; check the path"),
+        (_unfinished, r"at is unfinished; run `streamixture prepare` again"),
+        (_model, r"at is not a streamixture prepared store \(kind: model\)"),
+    ],
+)
+def test_open_prepared__refuses(tmp_path, build, message):
+    build(tmp_path / "at")
+    with pytest.raises(InputError, match=message):
+        prepare.open_prepared(tmp_path / "at")
+
+
+def test_fill__a_block_that_failed_is_left(tmp_path):
+    cohort = small_cohort(tmp_path, random_genotypes(8, 5))
+    index = np.arange(8)
+    columns = decode.Columns(index, np.zeros(8, bool))
+    keys = prepare.variant_keys(cohort, index)
+    store = prepare.lay_out(cohort, tmp_path / "p.zarr", columns, keys)
+    chunk = tmp_path / "cohort.vcz" / "call_genotype" / "1.0.0"
+    chunk.write_bytes(b"damaged")
+    with pytest.raises(InputError, match="variants from 7, people 0 to 5"):
+        prepare.fill(cohort, store, SerialCluster())
+    assert store.blocks_left() == [0]

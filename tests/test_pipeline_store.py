@@ -1,0 +1,277 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sgkit
+import xarray as xr
+import zarr
+
+from pipeline import schema, store
+from pipeline.errors import InputError
+from pipeline.plan import Rows
+from pipeline.store import Store
+
+KEYS = {
+    "variant_contig_name": np.array(["1", "HLA-A*01:01"]),
+    "variant_position": np.array([7, 2**40]),
+    "variant_allele": np.array([["A", "C"], ["G", "GTT"]]),
+    "variant_id": np.array([".", "rs1"]),
+}
+PACKED = schema.PREPARED["call_genotype_packed"]
+ROWS = np.arange(15, dtype=np.uint8).reshape(5, 3)
+
+
+def _finished(path: Path, kind: str = "prepared", first_id: str = "Åsa") -> Store:
+    made = Store.create(path, kind)
+    store.write_all(made, schema.PREPARED, KEYS)
+    ids = np.array([first_id, "李", "c", "d", "e"])
+    made.write("sample_id", schema.PREPARED["sample_id"], ids)
+    made.lay_out("call_genotype_packed", PACKED, ROWS.shape, (2, 100))
+    made.write_rows("call_genotype_packed", Rows(0, 5), ROWS)
+    made.finish()
+    return made
+
+
+def _laid_out(tmp_path: Path) -> Store:
+    made = Store.create(tmp_path / "made.zarr", "prepared")
+    made.lay_out("call_genotype_packed", PACKED, ROWS.shape, (2, 100))
+    return made
+
+
+@pytest.mark.parametrize("opener", [xr.open_zarr, sgkit.load_dataset])
+def test_finish__leaves_a_store_that_xarray_and_sgkit_read(tmp_path, opener):
+    path = tmp_path / "made.zarr"
+    _finished(path)
+    dataset = opener(str(path))
+    sizes = {"samples": 5, "variants": 2, "alleles": 2, "variant_bytes": 3}
+    assert dict(dataset.sizes) == sizes
+    for name in dataset:
+        assert dataset[name].dims == schema.PREPARED[name].dims
+        assert dataset[name].attrs["description"] == schema.PREPARED[name].doc
+    np.testing.assert_array_equal(dataset["call_genotype_packed"], ROWS)
+    assert dataset["call_genotype_packed"].dtype == np.uint8
+    assert dataset["sample_id"].values.tolist() == ["Åsa", "李", "c", "d", "e"]
+    assert dataset.attrs["kind"] == "prepared"
+
+
+def test_write__round_trips_text_and_numbers(tmp_path):
+    made = _finished(tmp_path / "made.zarr")
+    for name, values in KEYS.items():
+        found = made.read(name)
+        assert found.dtype.kind == values.dtype.kind
+        np.testing.assert_array_equal(found, values)
+    assert made.names() == sorted([*KEYS, "sample_id", "call_genotype_packed"])
+    assert "sample_id" in made
+    assert "sample_call_rate" not in made
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 2)])
+def test_write__takes_an_array_without_rows(tmp_path, shape):
+    made = Store.create(tmp_path / "made.zarr", "model")
+    spec = schema.ArraySpec(("variants", "alleles")[: len(shape)], "str", "Nothing.")
+    made.write("empty", spec, np.empty(shape, "U1"))
+    assert made.read("empty").shape == shape
+
+
+def test_read__selects_rows_and_columns(tmp_path):
+    made = _finished(tmp_path / "made.zarr")
+    np.testing.assert_array_equal(
+        made.read("call_genotype_packed", slice(1, 4)), ROWS[1:4]
+    )
+    np.testing.assert_array_equal(
+        made.read("call_genotype_packed", slice(3, 5), slice(0, 2)), ROWS[3:, :2]
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00" * 40, b"no chunk at all, but text"])
+def test_read__names_the_array_of_a_corrupted_chunk(tmp_path, content):
+    made = _finished(tmp_path / "made.zarr")
+    (made.path / "call_genotype_packed" / "1.0").write_bytes(content)
+    np.testing.assert_array_equal(
+        made.read("call_genotype_packed", slice(0, 2)), ROWS[:2]
+    )
+    message = r"made\.zarr: array call_genotype_packed cannot be read at \(slice\(2, 4"
+    with pytest.raises(InputError, match=message):
+        made.read("call_genotype_packed", slice(2, 4))
+
+
+def test_lay_out__chunks_are_no_larger_than_the_array(tmp_path):
+    made = _laid_out(tmp_path)
+    assert made.shape("call_genotype_packed") == (5, 3)
+    assert made.chunks("call_genotype_packed") == (2, 3)
+
+
+@pytest.mark.parametrize("rows", [Rows(0, 2), Rows(2, 4), Rows(2, 5), Rows(4, 5)])
+def test_write_rows__fills_whole_chunks_and_no_others(tmp_path, rows):
+    made = _laid_out(tmp_path)
+    made.write_rows("call_genotype_packed", rows, ROWS[rows.slice])
+    np.testing.assert_array_equal(
+        made.read("call_genotype_packed", rows.slice), ROWS[rows.slice]
+    )
+    written = sorted(
+        p.name for p in (made.path / "call_genotype_packed").glob("[0-9]*")
+    )
+    assert written == [f"{i}.0" for i in range(rows.start // 2, -(-rows.stop // 2))]
+
+
+@pytest.mark.parametrize("rows", [Rows(1, 2), Rows(0, 1), Rows(0, 3), Rows(3, 5)])
+def test_write_rows__refuses_parts_of_chunks(tmp_path, rows):
+    made = _laid_out(tmp_path)
+    message = r"of call_genotype_packed do not cover whole chunks of 2"
+    with pytest.raises(AssertionError, match=message):
+        made.write_rows("call_genotype_packed", rows, ROWS[rows.slice])
+
+
+def test_blocks__are_left_until_marked(tmp_path):
+    made = _laid_out(tmp_path)
+    made.track_blocks(4)
+    made.mark_done(2)
+    again = Store.open(made.path, "prepared", writable=True)
+    again.mark_done(0)
+    assert made.blocks_left() == again.blocks_left() == [1, 3]
+
+
+def test_finish__refuses_while_blocks_are_left(tmp_path):
+    made = _laid_out(tmp_path)
+    made.track_blocks(2)
+    made.mark_done(0)
+    with pytest.raises(AssertionError, match=r"made\.zarr: blocks were not written"):
+        made.finish()
+    assert not store.is_complete(made.path, "prepared")
+    made.mark_done(1)
+    made.finish()
+    assert store.is_complete(made.path, "prepared")
+    assert made.names() == ["call_genotype_packed"]
+
+
+def test_finish__consolidates_every_attribute(tmp_path):
+    made = _laid_out(tmp_path)
+    made.set_attrs(stamp="abc", nested={"k": [1, 2.5]})
+    made.finish()
+    attrs = xr.open_zarr(str(made.path), consolidated=True).attrs
+    assert attrs == made.attrs
+    assert attrs == {
+        "kind": "prepared",
+        "schema_version": schema.SCHEMA_VERSION,
+        "stamp": "abc",
+        "nested": {"k": [1, 2.5]},
+        "complete": True,
+    }
+
+
+def test_create__replaces_what_was_unfinished(tmp_path):
+    _laid_out(tmp_path)
+    assert Store.create(tmp_path / "made.zarr", "model").names() == []
+    assert Store.open(tmp_path / "made.zarr", "model").attrs["kind"] == "model"
+
+
+def test_create__same_values_same_bytes(tmp_path):
+    values = np.random.default_rng(0).integers(0, 9, (300_000, 3)).astype(np.uint8)
+    contents = []
+    for name in ("a.zarr", "b.zarr"):
+        made = _finished(tmp_path / name)
+        made.write("large", PACKED, values)
+        files = sorted(p for p in made.path.rglob("*") if p.is_file())
+        contents.append({p.relative_to(made.path): p.read_bytes() for p in files})
+    assert contents[0] == contents[1]
+
+
+def _absent(path: Path) -> None:
+    pass
+
+
+def _file(path: Path) -> None:
+    path.write_text("genotypes")
+
+
+def _folder(path: Path) -> None:
+    path.mkdir()
+
+
+def _array(path: Path) -> None:
+    zarr.save_array(str(path), np.arange(3))
+
+
+def _group(path: Path) -> None:
+    zarr.open_group(str(path), mode="w")
+
+
+def _prepared(path: Path) -> None:
+    _finished(path)
+
+
+def _other_version(path: Path) -> None:
+    _finished(path, "model").set_attrs(schema_version=schema.SCHEMA_VERSION + 1)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (_absent, r"at does not exist; check the path"),
+        (_file, r"at is not a Zarr store; expected a streamixture model store"),
+        (_folder, r"at is not a Zarr store; expected a streamixture model store"),
+        (_array, r"at is not a Zarr store; expected a streamixture model store"),
+        (_group, r"is not a streamixture model store \(kind: None\); name the model"),
+        (_prepared, r"is not a streamixture model store \(kind: prepared\); name"),
+        (_other_version, r"has schema version 2, this release reads 1; run the"),
+    ],
+)
+def test_open__refuses(tmp_path, build, message):
+    build(tmp_path / "at")
+    with pytest.raises(InputError, match=message):
+        Store.open(tmp_path / "at", "model")
+
+
+def test_open__is_read_only_unless_asked(tmp_path):
+    _laid_out(tmp_path)
+    opened = Store.open(tmp_path / "made.zarr", "prepared")
+    with pytest.raises(zarr.errors.ReadOnlyError):
+        opened.write_rows("call_genotype_packed", Rows(0, 5), ROWS)
+
+
+def test_is_complete__of_nothing_is_false(tmp_path):
+    assert not store.is_complete(tmp_path / "none.zarr", "model")
+
+
+def test_open_genotypes__are_not_masked_by_a_fill_value(tmp_path):
+    calls = np.zeros((3, 2, 2), np.int8)
+    group = zarr.open_group(str(tmp_path / "c.vcz"), mode="w")
+    group.create_dataset("call_genotype", data=calls, fill_value=0)
+    found = store.open_genotypes(str(tmp_path / "c.vcz"))
+    np.testing.assert_array_equal(found[:], calls)
+    assert found.dtype == np.int8
+
+
+def _tree(path: Path) -> set[str]:
+    return {str(p.relative_to(path)) for p in path.rglob("*")}
+
+
+def test_publish__replaces_a_store_as_a_whole(tmp_path):
+    target = tmp_path / "results" / "out.zarr"
+    _finished(target, first_id="old")
+    (target / "left-over").write_text("of the earlier result")
+    source = _finished(tmp_path / "work" / "out.zarr", first_id="new").path
+    expected = _tree(source)
+    store.publish(source, target)
+    assert Store.open(target, "prepared").read("sample_id")[0] == "new"
+    assert _tree(target) == expected
+    assert not source.exists()
+    assert [p.name for p in target.parent.iterdir()] == ["out.zarr"]
+
+
+def test_publish__makes_the_folder_and_replaces_files(tmp_path):
+    target = tmp_path / "new" / "run.json"
+    for content in ("first", "second"):
+        source = tmp_path / "run.json"
+        source.write_text(content)
+        store.publish(source, target)
+        assert target.read_text() == content
+        assert not source.exists()
+
+
+def test_publish__clears_what_a_killed_one_left(tmp_path):
+    aside = tmp_path / ".out.zarr.replaced"
+    _finished(aside)
+    target = tmp_path / "out.zarr"
+    store.publish(_finished(tmp_path / "work.zarr").path, target)
+    assert [p.name for p in tmp_path.iterdir()] == ["out.zarr"]
