@@ -268,6 +268,8 @@ def existing_cluster(address: str) -> Iterator[Cluster]:
         or has other versions of the packages.
     """
     try:
+        # A client of what is no address fails half made, and dask computes with it.
+        distributed.comm.get_address_host_port(address)
         client = Client(address, timeout=CONNECT_TIMEOUT)
     except (OSError, TimeoutError, ValueError) as error:
         raise InputError(

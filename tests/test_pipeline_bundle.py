@@ -52,6 +52,15 @@ def _saved(folder: Path, hidden_dims: tuple[int, ...] = (8, 4)) -> Path:
     return path
 
 
+def _assert_same_weights(left: training.Weights, right: training.Weights) -> None:
+    found = jax.tree_util.tree_leaves_with_path(left)
+    expected = jax.tree_util.tree_leaves_with_path(right)
+    assert [path for path, _ in found] == [path for path, _ in expected]
+    for (_, values), (_, others) in zip(found, expected, strict=True):
+        assert values.dtype == np.float32
+        np.testing.assert_array_equal(values, others)
+
+
 @pytest.mark.parametrize("hidden_dims", [(), (8,), (8, 4)])
 def test_load_model__is_what_was_saved(tmp_path, hidden_dims):
     fitted = _fitted()
@@ -62,12 +71,7 @@ def test_load_model__is_what_was_saved(tmp_path, hidden_dims):
     assert model.frequencies.flags.c_contiguous
     for name, values in encoder.projector._asdict().items():
         np.testing.assert_array_equal(getattr(model.encoder.projector, name), values)
-    leaves, structure = jax.tree.flatten(encoder.weights)
-    found, found_structure = jax.tree.flatten(model.encoder.weights)
-    assert found_structure == structure
-    for left, right in zip(found, leaves, strict=True):
-        assert left.dtype == np.float32
-        np.testing.assert_array_equal(left, right)
+    _assert_same_weights(model.encoder.weights, encoder.weights)
 
 
 def test_load_model__encodes_as_before(tmp_path):
@@ -110,7 +114,7 @@ def test_save_model__is_read_by_xarray(tmp_path):
 
 
 def test_flatten__names_nested_layers_and_back():
-    weights = {
+    weights: training.Weights = {
         "layers": {
             0: {"kernel": np.ones((2, 3), np.float32)},
             10: {"kernel": np.full((3, 1), 2, np.float32)},
@@ -120,8 +124,7 @@ def test_flatten__names_nested_layers_and_back():
     named = dict(bundle._flatten(weights))
     assert sorted(named) == ["head.bias", "layers.0.kernel", "layers.10.kernel"]
     back = bundle._unflatten(named)
-    assert jax.tree.structure(back) == jax.tree.structure(weights)
-    jax.tree.map(np.testing.assert_array_equal, back, weights)
+    _assert_same_weights(back, weights)
 
 
 def _unfinished(path: Path) -> None:

@@ -1,4 +1,5 @@
 import contextlib
+import gc
 import glob
 import importlib
 import os
@@ -8,6 +9,7 @@ import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 
+import dask
 import distributed
 import psutil
 import pytest
@@ -343,9 +345,22 @@ def test_existing_cluster__refuses_where_nobody_answers(monkeypatch):
         pass
 
 
-@pytest.mark.parametrize("address", ["nonsense", "carrier-pigeon://a:1"])
+@pytest.mark.parametrize("address", ["nonsense", "pigeon://a:1", "tcp://a"])
 def test_existing_cluster__refuses_what_is_no_address(monkeypatch, address):
     monkeypatch.setattr(cluster, "CONNECT_TIMEOUT", "500ms")
     message = rf"no Dask scheduler answers at {address}: .*; check --scheduler"
     with pytest.raises(InputError, match=message), cluster.existing_cluster(address):
         pass
+
+
+@pytest.mark.usefixtures("pair")
+def test_existing_cluster__a_mistyped_address_leaves_dask_as_it_was():
+    connected = dask.config.get("scheduler")
+    with (
+        pytest.raises(InputError, match="no Dask scheduler answers at nonsense"),
+        cluster.existing_cluster("nonsense"),
+    ):
+        pass
+    gc.collect()
+    assert dask.config.get("scheduler") == connected
+    assert distributed.default_client().status == "running"

@@ -187,7 +187,7 @@ def test_fit_config__refuses_nothing_and_less(name):
     for value in (0, -1):
         message = rf"fit\.{name} is {value}; it must be positive"
         with pytest.raises(InputError, match=message):
-            FitConfig(**{name: value})  # type: ignore[arg-type]
+            FitConfig(**{name: value})
 
 
 def test_fit_config__a_cache_may_be_none_but_not_less():

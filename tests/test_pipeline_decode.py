@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from estimator.packing import packed_width, unpack_genotypes
@@ -13,10 +14,11 @@ from tests.helpers import random_genotypes, write_cohort
 N_VARIANTS, N_SAMPLES = 45, 23
 
 
-def _columns(index: np.ndarray, swapped: np.ndarray | None = None) -> Columns:
+def _columns(index: npt.ArrayLike, swapped: np.ndarray | None = None) -> Columns:
+    rows = np.asarray(index, np.int64)
     if swapped is None:
-        swapped = np.zeros(len(index), bool)
-    return Columns(np.asarray(index, np.int64), swapped)
+        swapped = np.zeros(len(rows), bool)
+    return Columns(rows, swapped)
 
 
 def _straight(genotypes: np.ndarray, rows: Rows, columns: Columns) -> np.ndarray:

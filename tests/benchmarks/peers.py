@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import sgkit
 
 from estimator.packing import unpack_genotypes
 from pipeline.plan import split_rows
@@ -49,6 +50,11 @@ def read_genotypes(prepared: Path) -> npt.NDArray[np.int8]:
     store = Store.open(prepared, "prepared")
     packed = store.read("call_genotype_packed")
     return unpack_genotypes(packed, store.attrs["n_variants"])
+
+
+def read_array(store: Path, name: str) -> npt.NDArray[np.float64]:
+    """One array of a simulated cohort, such as the true Q."""
+    return sgkit.load_dataset(store, mask_and_scale=False)[name].values
 
 
 def write_plink(genotypes: npt.NDArray[np.int8], prefix: Path) -> None:
@@ -99,9 +105,7 @@ def log_likelihood_per_genotype(
     return max(_mean_log_likelihood(genotypes, e) for e in (estimate, turned))
 
 
-def _mean_log_likelihood(
-    genotypes: npt.NDArray[np.int8], estimate: Estimate
-) -> float:
+def _mean_log_likelihood(genotypes: npt.NDArray[np.int8], estimate: Estimate) -> float:
     total, n_called = 0.0, 0
     for rows in split_rows(len(genotypes), _PEOPLE_AT_ONCE):
         g = genotypes[rows.slice]

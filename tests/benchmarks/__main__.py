@@ -1,0 +1,217 @@
+"""Streamixture beside fastmixture2 on the same genotypes, as one table.
+
+    python -m tests.benchmarks [--cohorts demo,1000x10000,5000x50000] [--repeats 1]
+
+Each cohort is prepared once; both tools then run in turn, with two workers against
+two threads. Log-likelihoods are recomputed in float64 from the Q and P that each
+wrote. The table goes to tests/benchmarks/RESULTS.md.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import platform
+import statistics
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from estimator.metrics import rmse
+from pipeline.demo import write_demo_cohort
+from pipeline.simulate import simulate
+from pipeline.store import Store
+from tests.benchmarks import peers
+from tests.benchmarks.measure import Cost, measure
+
+STREAMIXTURE = str(Path(sys.executable).parent / "streamixture")
+RESULTS = Path(__file__).parent / "RESULTS.md"
+PEER_SEEDS = (1, 2, 3)
+N_THREADS = 2
+
+
+@dataclass(frozen=True)
+class CohortSpec:
+    """A cohort to measure on; without sizes, the 1000 Genomes people of the demo."""
+
+    name: str
+    k: int
+    n_samples: int = 0
+    n_variants: int = 0
+
+
+COHORTS = {
+    spec.name: spec
+    for spec in (
+        CohortSpec("demo", 5),
+        CohortSpec("1000x10000", 5, 1_000, 10_000),
+        CohortSpec("5000x50000", 8, 5_000, 50_000),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    cohort: str
+    tool: str
+    cost: Cost
+    passes: int | None
+    log_likelihood: float
+    rmse: float | None
+
+    def markdown(self) -> str:
+        """The row in Markdown."""
+        cells = (
+            self.cohort,
+            self.tool,
+            f"{self.cost.wall_seconds:.1f}",
+            f"{self.cost.cpu_seconds:.1f}",
+            f"{self.cost.peak_bytes / 2**20:.0f}",
+            "" if self.passes is None else str(self.passes),
+            f"{self.log_likelihood:.10f}",
+            "" if self.rmse is None else f"{self.rmse:.5f}",
+        )
+        return f"| {' | '.join(cells)} |"
+
+
+HEADER = (
+    "| cohort | tool | wall s | CPU s | peak MiB | passes | "
+    "log-likelihood per genotype | RMSE of Q to the truth |\n"
+    "|---|---|---|---|---|---|---|---|"
+)
+
+
+def _prepare(spec: CohortSpec, folder: Path) -> npt.NDArray[np.float64] | None:
+    """Make and prepare a cohort; return the true Q where it is known."""
+    cohort = folder / "cohort.vcz"
+    quality = []
+    if spec.n_samples:
+        sizes = (spec.n_samples, spec.n_variants, spec.k)
+        keys = ("n_samples", "n_variants", "n_populations")
+        simulate(cohort, **dict(zip(keys, sizes, strict=True)), seed=11)
+        quality = ["--no-qc"]
+    else:
+        write_demo_cohort(cohort)
+    command = [STREAMIXTURE, "prepare", cohort, "--output", folder / "prepared.zarr"]
+    measure([*command, *quality], folder / "prepare.log")
+    if not spec.n_samples:
+        return None
+    return peers.read_array(cohort, "simulated_ancestry_proportion")
+
+
+def _run_streamixture(
+    spec: CohortSpec,
+    folder: Path,
+    genotypes: npt.NDArray[np.int8],
+    truth: npt.NDArray[np.float64] | None,
+) -> Row:
+    """Fit from the prepared genotypes, encoder included."""
+    model = folder / "model.zarr"
+    command = [STREAMIXTURE, "fit", folder / "prepared.zarr", "--output", model]
+    options = ["-k", str(spec.k), "--workers", str(N_THREADS), "--overwrite"]
+    cost = measure([*command, *options], folder / "fit.log")
+    ancestry = folder / "ancestry.zarr"
+    command = [STREAMIXTURE, "apply", model, folder / "cohort.vcz"]
+    measure([*command, "--output", ancestry, "--overwrite"], folder / "apply.log")
+    estimate = peers.read_streamixture(ancestry)
+    return Row(
+        spec.name,
+        f"streamixture {importlib.metadata.version('streamixture')} (fit)",
+        cost,
+        Store.open(model, "model").attrs["data_passes"],
+        peers.log_likelihood_per_genotype(genotypes, estimate),
+        None if truth is None else rmse(estimate.ancestry, truth),
+    )
+
+
+def _run_fastmixture2(
+    executable: Path,
+    spec: CohortSpec,
+    folder: Path,
+    seed: int,
+    genotypes: npt.NDArray[np.int8],
+    truth: npt.NDArray[np.float64] | None,
+) -> Row:
+    prefix = folder / "peer"
+    command = [executable, "-b", folder / "plink", "-k", str(spec.k)]
+    options = ["-t", str(N_THREADS), "-s", str(seed), "-o", prefix]
+    cost = measure([*command, *options], folder / "peer.log")
+    estimate = peers.read_admixture(prefix, spec.k, seed)
+    return Row(
+        spec.name,
+        f"{peers.FASTMIXTURE2.replace('==', ' ')} (seed {seed})",
+        cost,
+        None,
+        peers.log_likelihood_per_genotype(genotypes, estimate),
+        None if truth is None else rmse(estimate.ancestry, truth),
+    )
+
+
+def _rows(spec: CohortSpec, folder: Path, repeats: int) -> Iterator[Row]:
+    truth = _prepare(spec, folder)
+    genotypes = peers.read_genotypes(folder / "prepared.zarr")
+    executable = peers.install_fastmixture2()
+    if executable is not None:
+        peers.write_plink(genotypes, folder / "plink")
+    for repeat in range(repeats):
+        yield _run_streamixture(spec, folder, genotypes, truth)
+        if executable is not None:
+            seed = PEER_SEEDS[repeat % len(PEER_SEEDS)]
+            yield _run_fastmixture2(executable, spec, folder, seed, genotypes, truth)
+
+
+def _comparison(rows: list[Row]) -> str:
+    """Ratios of medians, and the likelihoods' difference, for one cohort."""
+    ours = [row for row in rows if row.tool.startswith("streamixture")]
+    theirs = [row for row in rows if not row.tool.startswith("streamixture")]
+    if not theirs:
+        return f"{rows[0].cohort}: no peer to compare with."
+    gap = min(r.log_likelihood for r in ours) - max(r.log_likelihood for r in theirs)
+    ratios = (
+        statistics.median(getattr(r.cost, figure) for r in ours)
+        / statistics.median(getattr(r.cost, figure) for r in theirs)
+        for figure in ("wall_seconds", "cpu_seconds", "peak_bytes")
+    )
+    wall, cpu, memory = ratios
+    return (
+        f"{rows[0].cohort}: wall {wall:.2f}, CPU {cpu:.2f}, memory {memory:.2f} times "
+        f"the peer's; log-likelihood per genotype {gap:+.2e} beside its best."
+    )
+
+
+def main() -> None:
+    """Measure, print and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cohorts", default=",".join(COHORTS))
+    parser.add_argument("--repeats", type=int, default=len(PEER_SEEDS))
+    arguments = parser.parse_args()
+    lines, notes = [HEADER], []
+    for name in arguments.cohorts.split(","):
+        with tempfile.TemporaryDirectory(prefix="streamixture-bench-") as folder:
+            rows = []
+            for row in _rows(COHORTS[name], Path(folder), arguments.repeats):
+                rows.append(row)
+                lines.append(row.markdown())
+                print(row.markdown(), flush=True)
+            notes.append(_comparison(rows))
+            print(notes[-1], flush=True)
+    machine = json.dumps(
+        {
+            "python": platform.python_version(),
+            "processor": platform.machine(),
+            "threads": N_THREADS,
+            "jax": importlib.metadata.version("jax"),
+        }
+    )
+    text = "\n".join([*lines, "", *(f"- {note}" for note in notes), "", machine, ""])
+    RESULTS.write_text(f"# Measured side by side\n\n{text}")
+
+
+if __name__ == "__main__":
+    main()
