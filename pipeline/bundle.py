@@ -87,6 +87,7 @@ def load_model(path: Path) -> Model:
     store = Store.open(path, KIND)
     if not store.attrs.get("complete"):
         raise InputError(f"{path} is unfinished; run `streamixture fit` again")
+    store.check_whole()
     frequencies = np.ascontiguousarray(store.read("variant_population_frequency").T)
     config = AncestryEstimatorConfig(
         n_snps=frequencies.shape[1],

@@ -119,9 +119,16 @@ def plan_workers(
 
 
 def compilation_cache() -> str:
-    """Directory where jax keeps compiled kernels between runs."""
+    """Directory where jax keeps compiled kernels between runs.
+
+    One for each kind of processor: home directories are shared by machines that do
+    not all have the instructions that a kernel was compiled to.
+    """
+    chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if chosen is not None:
+        return chosen
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return os.environ.get("JAX_COMPILATION_CACHE_DIR") or f"{cache}/streamixture/jax"
+    return f"{cache}/streamixture/jax-{provenance.processor_digest()}"
 
 
 def visible_gpus() -> list[str]:
@@ -166,6 +173,8 @@ class PinnedWorker(WorkerPlugin):
         _pinned_processes.add(os.getpid())
         # Must be read before the first kernel compiles in this process.
         os.environ.setdefault("JAX_ENABLE_X64", "1")
+        # The driver reports what a task raised; once is enough.
+        logging.getLogger("distributed.worker").setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True)
@@ -188,7 +197,7 @@ class Cluster:
         The name is a preference, which keeps a shard with the worker that has it in
         memory; another worker takes over if that one is gone or busy.
         """
-        options: dict[str, Any] = {"pure": False, "retries": 2}
+        options: dict[str, Any] = {"pure": False}
         if worker is not None:
             options |= {"workers": [worker], "allow_other_workers": True}
         return self.client.submit(function, *args, **options)

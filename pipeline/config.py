@@ -5,6 +5,7 @@ changes how a run goes (workers, verbosity, overwriting) is a command-line flag.
 """
 
 import dataclasses
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -75,7 +76,8 @@ class QCConfig:
 
 def _require_positive(section: str, **values: float) -> None:
     for name, value in values.items():
-        _require(value > 0, f"{section}.{name} is {value}; it must be positive")
+        right = 0 < value < math.inf
+        _require(right, f"{section}.{name} is {value}; it must be positive")
 
 
 @dataclass(frozen=True)

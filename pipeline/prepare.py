@@ -2,7 +2,7 @@
 
 Everybody in the cohort is prepared, in the cohort's order, so that rows here are rows
 there; `sample_in_fit` says who informs the fit. One task decodes one block of people
-and writes whole chunks. A block that is done is not decoded again.
+and writes whole chunks.
 """
 
 from dataclasses import dataclass
@@ -211,6 +211,7 @@ def open_prepared(path: Path) -> Prepared:
     store = Store.open(path, KIND)
     if not store.attrs.get("complete"):
         raise InputError(f"{path} is unfinished; run `streamixture prepare` again")
+    store.check_whole()
     return Prepared(
         path=path,
         source=store.attrs["source"],

@@ -34,6 +34,16 @@ def package_versions() -> dict[str, str]:
     return {"python": platform.python_version(), **versions}
 
 
+def processor_digest() -> str:
+    """Short digest of the processor's model and instructions."""
+    described = [platform.machine(), platform.processor()]
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as lines:
+        described += sorted(
+            {line for line in lines if line.startswith(("model name", "flags"))}
+        )
+    return digest(described)[:12]
+
+
 def digest(value: Any) -> str:
     """SHA-256 of a JSON value in canonical form, in hexadecimal.
 

@@ -20,7 +20,7 @@ from pipeline.match import Match, match_variants
 from pipeline.meter import Meter
 from pipeline.prepare import Prepared, fill, lay_out, open_prepared, prepare
 from pipeline.schema import PREPARED, VARIANT_KEYS
-from pipeline.store import Store, publish
+from pipeline.store import Store, check_genotypes, publish
 from pipeline.train import train
 from pipeline.workspace import build_beside, check_output
 
@@ -52,12 +52,14 @@ def describe(source: str, config: RunConfig, inputs: dict[str, Any]) -> dict[str
 
 def open_source(source: str, folder: Path) -> Cohort:
     """Open a cohort, importing it into a folder first if it is no VCF Zarr store."""
-    if not needs_import(source):
-        return open_cohort(source)
-    imported = folder / "cohort.vcz"
-    if not imported.exists():
-        ingest(source, imported)
-    return open_cohort(imported)
+    path = source
+    if needs_import(source):
+        path = str(folder / "cohort.vcz")
+        if not Path(path).exists():
+            ingest(source, path)
+    cohort = open_cohort(path)
+    check_genotypes(path)
+    return cohort
 
 
 def fit_model(

@@ -89,6 +89,17 @@ class Store:
         """All attributes of the group."""
         return dict(self._group.attrs)
 
+    def check_whole(self) -> None:
+        """Refuse a store of which chunks are absent.
+
+        Raises
+        ------
+        InputError
+            If an array has fewer chunks on disk than it should; names the first.
+        """
+        for _, array in self._group.arrays():
+            _check_chunks(self.path, array)
+
     def set_attrs(self, **values: Any) -> None:
         """Set attributes, which must be JSON values."""
         self._group.attrs.update(values)
@@ -200,6 +211,35 @@ def open_genotypes(url: str) -> Genotypes:
     Read without xarray, which would apply the fill value as a mask.
     """
     return zarr.open_array(zarr.DirectoryStore(url), mode="r", path="call_genotype")
+
+
+def check_genotypes(url: str) -> None:
+    """Refuse a cohort of which chunks are absent, as after a copy cut short.
+
+    zarr reads an absent chunk as the fill value, and as whatever is in memory where
+    there is none. Only a negative fill value says that the genotypes are missing.
+
+    Raises
+    ------
+    InputError
+        If an absent chunk would be read as genotypes.
+    """
+    genotypes = open_genotypes(url)
+    if genotypes.fill_value is None or genotypes.fill_value >= 0:
+        _check_chunks(url, genotypes)
+
+
+def _check_chunks(where: str | Path, array: zarr.Array) -> None:
+    if array.nchunks_initialized == array.nchunks:
+        return
+    grid = np.ndindex(*array.cdata_shape)
+    absent = next(
+        chunk for chunk in grid if array._chunk_key(chunk) not in array.chunk_store
+    )
+    raise InputError(
+        f"{where}: chunk {'.'.join(map(str, absent))} of array "
+        f"{array.basename} is absent; copy or write the store again"
+    )
 
 
 def is_complete(path: Path, kind: str) -> bool:

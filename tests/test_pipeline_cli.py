@@ -48,6 +48,9 @@ def bad_cohort(path: Path, fault: str) -> Path:
         return write(path, np.concatenate([GENOTYPES, GENOTYPES[..., :1]], axis=2))
     if fault == "duplicate":
         return write(path, sample_id=ids)
+    if fault == "absent chunk":
+        (write(path) / "call_genotype" / "1.0.0").unlink()
+        return path
     path.mkdir()
     (path / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group"}')
     return path
@@ -63,6 +66,7 @@ def bad_cohort(path: Path, fault: str) -> Path:
         ("ploidy", "ploidy"),
         ("duplicate", "sample_id 'a' is at both 0 and 2"),
         ("zarr 3", "format 2"),
+        ("absent chunk", "chunk 1.0.0 of array call_genotype is absent"),
     ],
 )
 def test_run__bad_cohort_is_one_line_and_status_2(
@@ -133,6 +137,17 @@ def test_commands__missing_input(
     monkeypatch.chdir(tmp_path)
     assert_refused(call(*arguments), message)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_fit__refuses_a_prepared_store_with_an_absent_chunk(tmp_path: Path):
+    source = write(tmp_path / "cohort.vcz", chunks=(60, 20))
+    prepared, model = tmp_path / "p.zarr", tmp_path / "m.zarr"
+    one = ("--workers", "1")
+    assert call("prepare", source, "--output", prepared, *one).exit_code == 0
+    (prepared / "call_genotype_packed" / "0.0").unlink()
+    result = call("fit", prepared, "--output", model, "-k", "2", *one)
+    assert_refused(result, "chunk 0.0 of array call_genotype_packed is absent")
+    assert not model.exists()
 
 
 def test_help__does_not_import_jax_or_the_stages():

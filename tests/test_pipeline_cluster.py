@@ -83,9 +83,10 @@ def test_compilation_cache__follows_the_environment(monkeypatch):
     for name in ("JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", "/home/a")
-    assert cluster.compilation_cache() == "/home/a/.cache/streamixture/jax"
+    kind = provenance.processor_digest()
+    assert cluster.compilation_cache() == f"/home/a/.cache/streamixture/jax-{kind}"
     monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
-    assert cluster.compilation_cache() == "/cache/streamixture/jax"
+    assert cluster.compilation_cache() == f"/cache/streamixture/jax-{kind}"
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "/jax")
     assert cluster.compilation_cache() == "/jax"
 

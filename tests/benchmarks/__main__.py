@@ -1,6 +1,6 @@
 """Streamixture beside fastmixture2 on the same genotypes, as one table.
 
-    python -m tests.benchmarks [--cohorts demo,1000x10000,5000x50000] [--repeats 1]
+    python -m tests.benchmarks [--cohorts demo,1000x10000-k5] [--repeats 1]
 
 Each cohort is prepared once; both tools then run in turn, with two workers against
 two threads. Log-likelihoods are recomputed in float64 from the Q and P that each
@@ -33,6 +33,8 @@ RESULTS = Path(__file__).parent / "RESULTS.md"
 PEER_SEEDS = (1, 2, 3)
 N_THREADS = 2
 
+Command = list[str | Path]
+
 
 @dataclass(frozen=True)
 class CohortSpec:
@@ -48,8 +50,10 @@ COHORTS = {
     spec.name: spec
     for spec in (
         CohortSpec("demo", 5),
-        CohortSpec("1000x10000", 5, 1_000, 10_000),
-        CohortSpec("5000x50000", 8, 5_000, 50_000),
+        CohortSpec("1000x10000-k5", 5, 1_000, 10_000),
+        CohortSpec("1000x10000-k8", 8, 1_000, 10_000),
+        CohortSpec("5000x50000-k5", 5, 5_000, 50_000),
+        CohortSpec("5000x50000-k8", 8, 5_000, 50_000),
     )
 }
 
@@ -92,13 +96,23 @@ def _prepare(spec: CohortSpec, folder: Path) -> npt.NDArray[np.float64] | None:
     cohort = folder / "cohort.vcz"
     quality = []
     if spec.n_samples:
-        sizes = (spec.n_samples, spec.n_variants, spec.k)
-        keys = ("n_samples", "n_variants", "n_populations")
-        simulate(cohort, **dict(zip(keys, sizes, strict=True)), seed=11)
+        simulate(
+            cohort,
+            n_samples=spec.n_samples,
+            n_variants=spec.n_variants,
+            n_populations=spec.k,
+            seed=11,
+        )
         quality = ["--no-qc"]
     else:
         write_demo_cohort(cohort)
-    command = [STREAMIXTURE, "prepare", cohort, "--output", folder / "prepared.zarr"]
+    command: Command = [
+        STREAMIXTURE,
+        "prepare",
+        cohort,
+        "--output",
+        folder / "prepared.zarr",
+    ]
     measure([*command, *quality], folder / "prepare.log")
     if not spec.n_samples:
         return None
@@ -113,7 +127,13 @@ def _run_streamixture(
 ) -> Row:
     """Fit from the prepared genotypes, encoder included."""
     model = folder / "model.zarr"
-    command = [STREAMIXTURE, "fit", folder / "prepared.zarr", "--output", model]
+    command: Command = [
+        STREAMIXTURE,
+        "fit",
+        folder / "prepared.zarr",
+        "--output",
+        model,
+    ]
     options = ["-k", str(spec.k), "--workers", str(N_THREADS), "--overwrite"]
     cost = measure([*command, *options], folder / "fit.log")
     ancestry = folder / "ancestry.zarr"
@@ -139,9 +159,9 @@ def _run_fastmixture2(
     truth: npt.NDArray[np.float64] | None,
 ) -> Row:
     prefix = folder / "peer"
-    command = [executable, "-b", folder / "plink", "-k", str(spec.k)]
-    options = ["-t", str(N_THREADS), "-s", str(seed), "-o", prefix]
-    cost = measure([*command, *options], folder / "peer.log")
+    command: Command = [executable, "-b", folder / "plink", "-k", str(spec.k)]
+    command += ["-t", str(N_THREADS), "-s", str(seed), "-o", prefix]
+    cost = measure(command, folder / "peer.log")
     estimate = peers.read_admixture(prefix, spec.k, seed)
     return Row(
         spec.name,
