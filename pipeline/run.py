@@ -16,6 +16,7 @@ from pipeline.cluster import Cluster
 from pipeline.cohort import Cohort
 from pipeline.config import RunConfig
 from pipeline.demo import write_demo_cohort
+from pipeline.errors import InputError
 from pipeline.meter import Meter
 from pipeline.prepare import open_prepared, prepare
 from pipeline.report import write_report
@@ -63,8 +64,11 @@ def run(
     with open_workspace(output, resume=resume, overwrite=overwrite) as workspace:
         cohort = stages.open_source(source, workspace.work)
         inputs = stages.provenance_inputs(cohort.fingerprint(), config)
-        workspace.check_inputs(inputs)
         attrs = stages.describe(source, config, inputs)
+        finished = workspace.finished_run()
+        if resume and finished is not None:
+            return _already_finished(workspace, finished, attrs)
+        workspace.check_inputs(inputs)
         with cluster as workers:
             meter = Meter(workers, workspace.building("stages.json"))
             _run_stages(cohort, workspace, config, meter, attrs)
@@ -74,6 +78,19 @@ def run(
         provenance.write_json(workspace.building("run.json"), summary)
         workspace.publish()
     return RunResult(output, summary)
+
+
+def _already_finished(
+    workspace: Workspace, finished: dict[str, Any], attrs: dict[str, Any]
+) -> RunResult:
+    """Leave a finished run as it is, if it had the same inputs."""
+    if finished["stamp"] != attrs["stamp"]:
+        raise InputError(
+            f"{workspace.output}: the finished run had another cohort, configuration "
+            "or software; pass --overwrite to replace it"
+        )
+    workspace.discard()
+    return RunResult(workspace.output, finished)
 
 
 def _run_stages(

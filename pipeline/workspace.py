@@ -53,6 +53,17 @@ class Workspace:
         """Whether a store of this run is finished, though not published."""
         return store.is_complete(self.building(name), STORES[name])
 
+    def finished_run(self) -> dict[str, Any] | None:
+        """Contents of run.json where a run is finished and none is under way."""
+        path = self.output / "run.json"
+        if (self.work / _INPUTS).exists() or not path.exists():
+            return None
+        return json.loads(path.read_text())
+
+    def discard(self) -> None:
+        """Delete the working directory."""
+        shutil.rmtree(self.work)
+
     @property
     def has_fit(self) -> bool:
         """Whether rounds of a fit, or what came of them, would be lost."""
@@ -63,7 +74,7 @@ class Workspace:
         for name in (*STORES, *FILES):
             if self.building(name).exists():
                 store.publish(self.building(name), self.output / name)
-        shutil.rmtree(self.work)
+        self.discard()
 
     def check_inputs(self, inputs: dict[str, Any]) -> None:
         """Refuse to continue a run that had another cohort or configuration.
@@ -122,6 +133,7 @@ def open_workspace(
         )
     is_new = not output.exists()
     workspace = Workspace(output)
+    continues = resume and workspace.work.exists()
     workspace.work.mkdir(parents=True, exist_ok=True)
     with _lock(workspace.work / "lock"):
         if overwrite and not resume:
@@ -129,7 +141,7 @@ def open_workspace(
         try:
             yield workspace
         except InputError:
-            if not (resume or workspace.has_fit):
+            if not (continues or workspace.has_fit):
                 shutil.rmtree(workspace.work, ignore_errors=True)
                 if is_new:
                     with contextlib.suppress(OSError):

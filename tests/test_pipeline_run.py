@@ -167,6 +167,21 @@ def test_run__another_seed_finds_the_same_optimum(
     assert gap / first["observed_genotypes"] < 1e-7
 
 
+def test_run__resuming_a_finished_run_changes_nothing(
+    workers: Cluster, finished: Path, cohort: Path
+):
+    before = {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
+    arguments = (str(cohort), finished)
+    nothing = contextlib.nullcontext(workers)
+    result = run.run(*arguments, minimal_config(), nothing, resume=True)
+    assert result.summary == json.loads((finished / "run.json").read_text())
+    with pytest.raises(InputError, match="finished run had another"):
+        run.run(*arguments, minimal_config(2), nothing, resume=True)
+    assert before == {
+        p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()
+    }
+
+
 class _KilledError(Exception):
     """Stands for a driver that dies: nothing after it runs."""
 
