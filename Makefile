@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 DEMO_OUTPUT ?= demo-output
 
-.PHONY: venv demo test lint bench clean
+.PHONY: venv demo test soak lint bench clean
 
 venv: $(STAMP)
 
@@ -22,6 +22,10 @@ demo: venv
 
 test: venv
 	$(BIN)/python -m pytest
+
+# The fault tests that take minutes.
+soak: venv
+	$(BIN)/python -m pytest -m soak
 
 lint: venv
 	$(BIN)/ruff check .

@@ -15,18 +15,20 @@ import numpy as np
 import numpy.typing as npt
 
 from estimator import training
-from estimator.likelihood import TileShape, pad_shard, tile_shape, tile_variants
+from estimator.likelihood import pad_shard, tile_shape
 from estimator.packing import count_called
 from estimator.projection import project_ancestry
 from pipeline import bundle, plan, prepare, schema
 from pipeline.cluster import Cluster, Future
 from pipeline.config import ApplyConfig
 from pipeline.errors import InputError
+from pipeline.minibatch import DeviceModel, lay_out_model
 from pipeline.plan import Rows
 from pipeline.prepare import Prepared
 from pipeline.progress import track
 from pipeline.store import Store, write_all
 from pipeline.stream import read_rows
+from pipeline.train import Encoder
 
 logger = logging.getLogger(__name__)
 
@@ -190,55 +192,39 @@ def _submit_block(
     return cluster.submit(_write_block, path, block, rows, parts)
 
 
-class _ModelOnDevice(NamedTuple):
-    model: bundle.Model
-    frequencies: Any
-    centre: Any
-    factor: Any
-    tile: TileShape
+class _Loaded(NamedTuple):
+    encoder: Encoder
+    device: DeviceModel
 
 
 # The model that this worker used last, by path and fingerprint.
-_loaded: dict[tuple[Path, str], _ModelOnDevice] = {}
+_loaded: dict[tuple[Path, str], _Loaded] = {}
 
 
-def _load(task: _GroupTask) -> _ModelOnDevice:
+def _load(task: _GroupTask) -> _Loaded:
     key = (task.model_path, task.stamp)
     if key not in _loaded:
         model = bundle.load_model(task.model_path)
-        tile = tile_shape()
         projector = model.encoder.projector
+        device = lay_out_model(model.frequencies, projector, tile_shape())
         _loaded.clear()
-        _loaded[key] = _ModelOnDevice(
-            model,
-            tile_variants(jnp.asarray(model.frequencies), tile.width),
-            tile_variants(jnp.asarray(projector.centre[None]), tile.width, fill=0.0),
-            tile_variants(jnp.asarray(projector.factor), tile.width, fill=0.0),
-            tile,
-        )
+        _loaded[key] = _Loaded(model.encoder, device)
     return _loaded[key]
 
 
 def _project_group(task: _GroupTask) -> _Group:
-    device = _load(task)
+    encoder, device = _load(task)
     packed = read_rows(Store.open(task.prepared_path, prepare.KIND), task.rows)
-    n_called = count_called(packed)
-    padded = jnp.asarray(pad_shard(packed, device.tile))
-    called = np.zeros(len(padded), np.float32)
-    called[: len(packed)] = n_called
-    config = device.model.encoder.config
-    features = training.encoder_features(
-        padded,
-        jnp.asarray(called),
-        config.n_snps,
-        device.centre,
-        device.factor,
-        tile=device.tile,
+    padded = pad_shard(packed, device.tile)
+    genotypes = jnp.asarray(padded)
+    features = device.features(
+        genotypes, jnp.asarray(count_called(padded).astype(np.float32))
     )
-    encoded = training.encode(config, device.model.encoder.weights, features)
+    encoded = training.encode(encoder.config, encoder.weights, features)
     projected = project_ancestry(
-        padded, encoded, device.frequencies, refine=task.refine, tile=device.tile
+        genotypes, encoded, device.frequencies, refine=task.refine, tile=device.tile
     )
+    n_called = count_called(packed)
     ancestry = np.array(projected.ancestry)[: len(packed)]
     difference = ancestry - np.asarray(encoded)[: len(packed)]
     squared_error = float(np.sum(difference[n_called > 0] ** 2, dtype=np.float64))

@@ -96,6 +96,7 @@ def fit_model(
             meter.cluster,
             rounds / "encoder",
             seed=config.seed,
+            stamp=attrs["stamp"],
         )
         save_model(path, prepared, fitted, encoder, attrs)
     shutil.rmtree(rounds)

@@ -7,29 +7,24 @@ configuration alone, so one worker and several give the same weights.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import numpy.typing as npt
 
 from estimator import training
 from estimator.config import AncestryEstimatorConfig
-from estimator.likelihood import pad_ancestry, pad_shard, tile_shape, tile_variants
-from estimator.packing import ALL_MISSING_BYTE, count_called
-from pipeline import checkpoint, plan, stream
+from pipeline import minibatch, plan, stream
 from pipeline.cluster import Cluster
 from pipeline.config import TrainConfig
 from pipeline.fit import FitResult
+from pipeline.minibatch import FittedModel, Slice
 from pipeline.plan import Rows
 from pipeline.prepare import Prepared
 from pipeline.progress import track
 
-FloatArray = npt.NDArray[np.float32]
-
 MAX_DISTILLATION_PEOPLE = 65_536
-_POINT = "fitted"
+# Chunks of people whose features one task computes.
+_FEATURE_BLOCKS = 16
 
 
 @dataclass(frozen=True)
@@ -51,27 +46,6 @@ class Encoder:
     projector: training.Projector
 
 
-@dataclass(frozen=True)
-class _Model:
-    """Where workers find the fitted model, and the encoder's first layer."""
-
-    folder: Path
-    config: AncestryEstimatorConfig
-    projector_file: Path
-
-    def projector(self) -> training.Projector:
-        return training.Projector(**np.load(self.projector_file, allow_pickle=False))
-
-
-@dataclass(frozen=True)
-class _SliceTask:
-    prepared: Prepared
-    model: _Model
-    blocks: list[Rows]
-    upcoming: list[Rows]
-    n_padded: int
-
-
 def train(
     prepared: Prepared,
     fitted: FitResult,
@@ -80,6 +54,7 @@ def train(
     folder: Path,
     *,
     seed: int,
+    stamp: str,
 ) -> Encoder:
     """Train an encoder for a fitted model.
 
@@ -97,6 +72,8 @@ def train(
         Where files for the workers go.
     seed
         Of the weights and the shuffles.
+    stamp
+        Fingerprint of the run.
     """
     encoder_config = AncestryEstimatorConfig(
         n_snps=prepared.n_variants,
@@ -104,10 +81,9 @@ def train(
         hidden_dims=config.hidden_dims,
         dropout_rate=0.0,
     )
-    checkpoint.save_point(folder, _POINT, fitted.point)
     projector = training.projector(*fitted.point)
-    model = _Model(folder, encoder_config, folder / "projector.npz")
-    np.savez(model.projector_file, **projector._asdict())
+    model = FittedModel(folder, stamp, encoder_config)
+    model.save(fitted.point, projector)
     blocks = [
         rows
         for rows in plan.split_rows(prepared.n_samples, prepared.unit)
@@ -115,151 +91,36 @@ def train(
     ]
     with track("distilling the encoder"):
         weights = _distil(prepared, model, blocks, cluster, seed)
-    weights = _train_epochs(prepared, model, blocks, config, cluster, weights, seed)
+    steps = _plan_steps(prepared, blocks, config, seed)
+    if steps:
+        n_padded = _blocks_per_slice(prepared, config) * prepared.unit
+        rate = config.learning_rate
+        weights = _train_steps(model, steps, n_padded, rate, cluster, weights)
     return Encoder(encoder_config, weights, projector)
 
 
 def _distil(
     prepared: Prepared,
-    model: _Model,
+    model: FittedModel,
     blocks: list[Rows],
     cluster: Cluster,
     seed: int,
 ) -> training.Weights:
     n_blocks = max(MAX_DISTILLATION_PEOPLE // prepared.unit, 1)
     chosen = blocks[plan.evenly_spaced(len(blocks), n_blocks)]
-    groups = [chosen[i : i + 16] for i in range(0, len(chosen), 16)]
-    workers = cluster.spread(len(groups))
+    slices = [
+        minibatch.cut_slice(prepared, chosen[i : i + _FEATURE_BLOCKS])
+        for i in range(0, len(chosen), _FEATURE_BLOCKS)
+    ]
     features = [
-        cluster.submit(_features, prepared, model, group, worker=worker)
-        for group, worker in zip(groups, workers, strict=True)
+        cluster.submit(minibatch.read_features, part, model, worker=worker)
+        for part, worker in zip(slices, cluster.spread(len(slices)), strict=True)
     ]
     return cluster.submit(_distil_features, model, features, seed).result()
 
 
-def _train_epochs(
-    prepared: Prepared,
-    model: _Model,
-    blocks: list[Rows],
-    config: TrainConfig,
-    cluster: Cluster,
-    weights: training.Weights,
-    seed: int,
-) -> training.Weights:
-    blocks_per_slice = max(config.batch_size // config.n_slices // prepared.unit, 1)
-    steps = [
-        step
-        for epoch in range(config.epochs)
-        for step in stream.minibatch_plan(
-            blocks, config.n_slices, blocks_per_slice, (seed, epoch)
-        )
-    ]
-    if not steps:
-        return weights
-    n_padded = blocks_per_slice * prepared.unit
-    state = training.TrainingState(weights, None)
-    with track("training the encoder", len(steps)) as progress:
-        for step, upcoming in zip(steps, [*steps[1:], []], strict=True):
-            workers = cluster.spread(len(step))
-            gradients = [
-                cluster.submit(
-                    _slice_gradient,
-                    _SliceTask(
-                        prepared,
-                        model,
-                        chosen,
-                        upcoming[i] if i < len(upcoming) else [],
-                        n_padded,
-                    ),
-                    state.weights,
-                    worker=worker,
-                )
-                for i, (chosen, worker) in enumerate(zip(step, workers, strict=True))
-            ]
-            state = cluster.submit(
-                _update, state, gradients, config.learning_rate, len(steps)
-            ).result()
-            progress.advance()
-    return state.weights
-
-
-def _fit_rows(prepared: Prepared, blocks: list[Rows]) -> npt.NDArray[np.intp]:
-    """Position in the fitted Q of everybody in some chunks who is in the fit."""
-    position = np.cumsum(prepared.in_fit) - 1
-    rows = np.concatenate([np.arange(r.start, r.stop) for r in blocks])
-    return position[rows[prepared.in_fit[rows]]]
-
-
-def _in_fit(prepared: Prepared, blocks: list[Rows]) -> npt.NDArray[np.bool_]:
-    return np.concatenate([prepared.in_fit[rows.slice] for rows in blocks])
-
-
-def _packed_features(
-    packed: npt.NDArray[np.uint8], n_called: FloatArray, model: _Model
-) -> jax.Array:
-    tile = tile_shape()
-    projector = model.projector()
-    centre, factor = (
-        tile_variants(jnp.asarray(np.atleast_2d(values)), tile.width, fill=0.0)
-        for values in (projector.centre, projector.factor)
-    )
-    return training.encoder_features(
-        jnp.asarray(packed),
-        jnp.asarray(n_called),
-        model.config.n_snps,
-        centre,
-        factor,
-        tile=tile,
-    )
-
-
-def _load_slice(
-    prepared: Prepared,
-    model: _Model,
-    blocks: list[Rows],
-    upcoming: list[Rows],
-    n_padded: int,
-) -> training.Minibatch:
-    """People of some chunks with their features and fitted Q, padded."""
-    packed = _reader.read(prepared.path, blocks, upcoming)
-    packed = packed[_in_fit(prepared, blocks)]
-    tile = tile_shape()
-    padded = pad_shard(packed, tile)
-    short = -(-n_padded // tile.people) * tile.people - len(padded)
-    padded = np.pad(
-        padded, ((0, max(short, 0)), (0, 0)), constant_values=ALL_MISSING_BYTE
-    )
-    n_called = np.zeros(len(padded), np.float32)
-    n_called[: len(packed)] = count_called(packed)
-    fitted = np.load(checkpoint.ancestry_path(model.folder, _POINT), mmap_mode="r")
-    ancestry = pad_ancestry(fitted[_fit_rows(prepared, blocks)], len(padded))
-    return training.Minibatch(
-        jnp.asarray(padded),
-        jnp.asarray(n_called),
-        _packed_features(padded, n_called, model),
-        jnp.asarray(ancestry),
-    )
-
-
-# One reader a worker process: it holds the chunks that were read ahead.
-_reader = stream.BlockReader()
-
-
-class _Features(NamedTuple):
-    features: FloatArray
-    ancestry: FloatArray
-
-
-def _features(prepared: Prepared, model: _Model, blocks: list[Rows]) -> _Features:
-    batch = _load_slice(prepared, model, blocks, [], 0)
-    called = np.asarray(batch.n_called) > 0
-    return _Features(
-        np.asarray(batch.features)[called], np.asarray(batch.ancestry)[called]
-    )
-
-
 def _distil_features(
-    model: _Model, parts: list[_Features], seed: int
+    model: FittedModel, parts: list[minibatch.Features], seed: int
 ) -> training.Weights:
     features = np.concatenate([part.features for part in parts])
     ancestry = np.concatenate([part.ancestry for part in parts])
@@ -267,19 +128,55 @@ def _distil_features(
     return jax.tree.map(np.asarray, weights)
 
 
-def _slice_gradient(
-    task: _SliceTask, weights: training.Weights
-) -> training.MinibatchGradient:
-    batch = _load_slice(
-        task.prepared, task.model, task.blocks, task.upcoming, task.n_padded
-    )
-    frequencies = np.load(checkpoint.frequencies_path(task.model.folder, _POINT))
-    tile = tile_shape()
-    tiles = tile_variants(jnp.asarray(frequencies), tile.width)
-    gradient = training.minibatch_gradient(
-        weights, batch, tiles, task.model.config, tile
-    )
-    return jax.tree.map(np.asarray, gradient)
+def _blocks_per_slice(prepared: Prepared, config: TrainConfig) -> int:
+    return max(config.batch_size // config.n_slices // prepared.unit, 1)
+
+
+def _plan_steps(
+    prepared: Prepared, blocks: list[Rows], config: TrainConfig, seed: int
+) -> list[list[Slice]]:
+    """Slices of every minibatch of every epoch."""
+    return [
+        [minibatch.cut_slice(prepared, chosen) for chosen in step]
+        for epoch in range(config.epochs)
+        for step in stream.minibatch_plan(
+            blocks, config.n_slices, _blocks_per_slice(prepared, config), (seed, epoch)
+        )
+    ]
+
+
+def _train_steps(
+    model: FittedModel,
+    steps: list[list[Slice]],
+    n_padded: int,
+    learning_rate: float,
+    cluster: Cluster,
+    weights: training.Weights,
+) -> training.Weights:
+    """Take one optimizer step for every minibatch."""
+    state = training.TrainingState(weights, None)
+    with track("training the encoder", len(steps)) as progress:
+        for step, following in zip(steps, [*steps[1:], []], strict=True):
+            upcoming = [*following, *[None] * len(step)]
+            gradients = [
+                cluster.submit(
+                    minibatch.slice_gradient,
+                    part,
+                    ahead,
+                    model,
+                    n_padded,
+                    state.weights,
+                    worker=worker,
+                )
+                for part, ahead, worker in zip(
+                    step, upcoming, cluster.spread(len(step)), strict=False
+                )
+            ]
+            state = cluster.submit(
+                _update, state, gradients, learning_rate, len(steps)
+            ).result()
+            progress.advance()
+    return state.weights
 
 
 def _update(
