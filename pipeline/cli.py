@@ -8,6 +8,7 @@ import this module again before their device is set, so jax must not come with i
 """
 
 import contextlib
+import errno
 import logging
 import os
 import sys
@@ -26,19 +27,32 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _PATH = click.Path(path_type=Path)
+_FAILED = 1
 _BAD_INPUT = 2
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class _Group(click.Group):
-    """Ends with status 2 and one line where the input is bad."""
+    """Ends with one line where the input is bad, or the disk full or forbidden."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except InputError as error:
-            line = " ".join(str(error).split())
-            click.echo(f"Error: {line}", err=True)
+            _say_error(str(error))
             sys.exit(_BAD_INPUT)
+        except OSError as error:
+            if error.errno not in _DISK_ERRORS:
+                raise
+            _say_error(
+                f"{error.strerror}: {error.filename or 'while writing the results'}; "
+                "mend that and go on with --resume where a run was interrupted"
+            )
+            sys.exit(_FAILED)
+
+
+def _say_error(message: str) -> None:
+    click.echo(f"Error: {' '.join(message.split())}", err=True)
 
 
 def _workers(function: Command) -> Command:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import dask
 import distributed
 from distributed import Client, Future, Nanny, Scheduler, SpecCluster, WorkerPlugin
 
@@ -32,6 +33,8 @@ LOOPBACK = "127.0.0.1"
 _HTTP = f"{LOOPBACK}:0"
 START_TIMEOUT_SECONDS = 120
 CONNECT_TIMEOUT = "30s"
+# A worker not heard of for so long is given up, and its work done elsewhere.
+SILENCE_TIMEOUT = "60s"
 # One worker process a core: sums in one order, and tiles that stay in its cache.
 SINGLE_THREADED_XLA = (
     "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
@@ -258,6 +261,7 @@ def _run_local_cluster(specs: Sequence[WorkerSpec], scratch: str) -> Iterator[Cl
     }
     logging.getLogger("distributed").setLevel(logging.ERROR)
     with (
+        dask.config.set({"distributed.scheduler.worker-ttl": SILENCE_TIMEOUT}),
         SpecCluster(workers=workers, scheduler=scheduler) as cluster,
         Client(cluster) as client,
     ):

@@ -67,7 +67,7 @@ def run(
         attrs = stages.describe(source, config, inputs)
         finished = workspace.finished_run()
         if resume and finished is not None:
-            return _already_finished(workspace, finished, attrs)
+            return _conclude(workspace, finished, attrs)
         workspace.check_inputs(inputs)
         with cluster as workers:
             meter = Meter(workers, workspace.building("stages.json"))
@@ -80,16 +80,16 @@ def run(
     return RunResult(output, summary)
 
 
-def _already_finished(
+def _conclude(
     workspace: Workspace, finished: dict[str, Any], attrs: dict[str, Any]
 ) -> RunResult:
-    """Leave a finished run as it is, if it had the same inputs."""
+    """Publish what is left of a run with the same inputs that has all stages done."""
     if finished["stamp"] != attrs["stamp"]:
         raise InputError(
             f"{workspace.output}: the finished run had another cohort, configuration "
             "or software; pass --overwrite to replace it"
         )
-    workspace.discard()
+    workspace.publish()
     return RunResult(workspace.output, finished)
 
 

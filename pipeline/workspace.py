@@ -54,15 +54,13 @@ class Workspace:
         return store.is_complete(self.building(name), STORES[name])
 
     def finished_run(self) -> dict[str, Any] | None:
-        """Contents of run.json where a run is finished and none is under way."""
-        path = self.output / "run.json"
-        if (self.work / _INPUTS).exists() or not path.exists():
+        """Contents of run.json where all is built, though perhaps not published."""
+        built, published = self.building("run.json"), self.output / "run.json"
+        if built.exists():
+            return json.loads(built.read_text())
+        if (self.work / _INPUTS).exists() or not published.exists():
             return None
-        return json.loads(path.read_text())
-
-    def discard(self) -> None:
-        """Delete the working directory."""
-        shutil.rmtree(self.work)
+        return json.loads(published.read_text())
 
     @property
     def has_fit(self) -> bool:
@@ -70,11 +68,17 @@ class Workspace:
         return self.building("rounds").exists() or self.is_built("model.zarr")
 
     def publish(self) -> None:
-        """Move everything that was built into place, run.json last."""
+        """Move what was built, and is not in place already, into place.
+
+        Whenever this is cut short, `finished_run` tells so and it can be repeated:
+        run.json goes last, and the inputs of the run under way just before it.
+        """
         for name in (*STORES, *FILES):
+            if name == "run.json":
+                (self.work / _INPUTS).unlink(missing_ok=True)
             if self.building(name).exists():
                 store.publish(self.building(name), self.output / name)
-        self.discard()
+        shutil.rmtree(self.work)
 
     def check_inputs(self, inputs: dict[str, Any]) -> None:
         """Refuse to continue a run that had another cohort or configuration.

@@ -1,5 +1,6 @@
 """The command line: statuses, messages, and commands run as users run them."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -148,6 +149,19 @@ def test_fit__refuses_a_prepared_store_with_an_absent_chunk(tmp_path: Path):
     result = call("fit", prepared, "--output", model, "-k", "2", *one)
     assert_refused(result, "chunk 0.0 of array call_genotype_packed is absent")
     assert not model.exists()
+
+
+def test_run__full_disk_is_one_line_and_status_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/data/out")
+
+    monkeypatch.setattr("pipeline.run.run", fail)
+    result = call("run", tmp_path / "c.vcz", "--output", tmp_path / "out")
+    assert result.exit_code == 1
+    message = "Error: No space left on device: /data/out; mend that and go on with"
+    assert result.stderr.startswith(message)
 
 
 def test_help__does_not_import_jax_or_the_stages():

@@ -91,6 +91,34 @@ def test_run__survives_the_death_of_a_worker(
     assert tree_bytes(output) == undisturbed
 
 
+@pytest.mark.soak
+def test_run__moves_the_work_of_a_frozen_worker(
+    cohort: Path,
+    undisturbed: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    output = tmp_path / "out"
+    monkeypatch.setattr(cluster, "SILENCE_TIMEOUT", "5s")
+    with cluster.local_cluster(cluster.plan_workers([], 2)) as workers:
+        victim = next(iter(workers.client.run(os.getpid).values()))
+
+        def freeze() -> None:
+            wait_for(output / ".work" / SIGNS["fit"])
+            os.kill(victim, signal.SIGSTOP)
+
+        freezer = threading.Thread(target=freeze)
+        freezer.start()
+        try:
+            nothing = contextlib.nullcontext(workers)
+            run.run(str(cohort), output, minimal_config(2), nothing)
+        finally:
+            freezer.join()
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGKILL)
+    assert tree_bytes(output) == undisturbed
+
+
 # A run as its own process. Workers import the script too, and must not get jax by it.
 DRIVER = """
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from estimator.metrics import rmse
-from pipeline import checkpoint, cluster, run, stages
+from pipeline import checkpoint, cluster, run, stages, store
 from pipeline.cluster import Cluster
 from pipeline.config import ApplyConfig, FitConfig, QCConfig, RunConfig, TrainConfig
 from pipeline.errors import InputError
@@ -220,6 +220,33 @@ def test_run__resumed_in_the_fit_gives_the_same_bytes(
         )
     run.run(*arguments, contextlib.nullcontext(workers), resume=True)
     assert tree_bytes(output) == tree_bytes(finished)
+
+
+@pytest.mark.parametrize("n_moves", [1, 4])
+def test_run__resumed_while_publishing_moves_the_rest(
+    workers: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_moves: int
+):
+    source, output = tmp_path / "cohort.vcz", tmp_path / "out"
+    helpers.write_cohort(str(source), helpers.random_genotypes(60, 20))
+    arguments = (str(source), output, minimal_config(1))
+    move = store.publish
+    moved: list[Path] = []
+
+    def move_or_die(built: Path, target: Path) -> None:
+        if len(moved) == n_moves:
+            raise _KilledError
+        moved.append(target)
+        move(built, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "publish", move_or_die)
+        with pytest.raises(_KilledError):
+            run.run(*arguments, contextlib.nullcontext(workers))
+    # No cluster: there is nothing left to compute.
+    nobody: Any = None
+    run.run(*arguments, nobody, resume=True)
+    assert not (output / ".work").exists()
+    assert len(list(output.iterdir())) == 5
 
 
 def test_run__overwrite_keeps_the_old_result_until_the_new_one_is_done(
