@@ -57,8 +57,6 @@ class WorkerSpec:
         Name on the cluster.
     environment
         Variables set before the process imports jax.
-    resources
-        Dask resources, one "DEVICE" each, so that no two tasks share a device.
     """
 
     name: str
@@ -174,8 +172,9 @@ class PinnedWorker(WorkerPlugin):
                 "keep jax out of the worker's start-up"
             )
         _pinned_processes.add(os.getpid())
-        # Must be read before the first kernel compiles in this process.
+        # jax reads these when it is imported; a worker of our own has them already.
         os.environ.setdefault("JAX_ENABLE_X64", "1")
+        os.environ.setdefault("XLA_FLAGS", SINGLE_THREADED_XLA)
         # The driver reports what a task raised; once is enough.
         logging.getLogger("distributed.worker").setLevel(logging.ERROR)
 
@@ -215,12 +214,15 @@ class Cluster:
         """Yield futures with their results, in the order in which they finish."""
         return iter(distributed.as_completed(futures, with_results=True))
 
-    def spread(self, n_tasks: int) -> list[str]:
+    def spread(self, n_tasks: int) -> list[str | None]:
         """A worker for each of several tasks: neighbouring tasks share one.
 
         Sums of neighbours are added first, so most of them never leave the worker.
+        None, for any worker, where all are just being replaced.
         """
         workers = self.workers
+        if not workers:
+            return [None] * n_tasks
         return [workers[i * len(workers) // n_tasks] for i in range(n_tasks)]
 
     def usage(self) -> dict[str, provenance.ProcessUsage]:

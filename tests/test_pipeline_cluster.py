@@ -130,11 +130,16 @@ def test_workers__are_in_order_of_name():
     assert _cluster_of(["cpu-1", "cpu-0"]).workers == ["tcp://98", "tcp://99"]
 
 
+def test_spread__names_nobody_while_all_workers_are_being_replaced():
+    assert _cluster_of([]).spread(2) == [None, None]
+
+
 @pytest.mark.parametrize("n_workers", [1, 2, 3, 8])
 @pytest.mark.parametrize("n_tasks", [1, 2, 5, 8, 17])
 def test_spread__keeps_neighbours_together_and_is_even(n_workers, n_tasks):
     few = _cluster_of([f"cpu-{i}" for i in range(n_workers)])
-    places = [few.workers.index(address) for address in few.spread(n_tasks)]
+    order: list[str | None] = [*few.workers]
+    places = [order.index(address) for address in few.spread(n_tasks)]
     assert len(places) == n_tasks
     assert places == sorted(places)
     counts = [places.count(place) for place in range(n_workers)]
