@@ -136,9 +136,7 @@ def test_run__leaves_only_results(finished: Path):
     ]
 
 
-def test_run__same_bytes_on_one_worker_and_from_small_shards_streamed(
-    finished: Path, cohort: Path, tmp_path: Path
-):
+def test_run__same_bytes_on_one_worker(finished: Path, cohort: Path, tmp_path: Path):
     one = cluster.local_cluster(cluster.plan_workers([], 2, n_workers=1))
     run.run(str(cohort), tmp_path / "out", minimal_config(), one)
     assert tree_bytes(tmp_path / "out") == tree_bytes(finished)
