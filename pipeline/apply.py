@@ -7,7 +7,6 @@ written in parallel. The same code serves the people of the fit and new ones.
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -22,6 +21,7 @@ from pipeline import bundle, plan, prepare, schema
 from pipeline.cluster import Cluster, Future
 from pipeline.config import ApplyConfig
 from pipeline.errors import InputError
+from pipeline.location import Location
 from pipeline.minibatch import DeviceModel, lay_out_model
 from pipeline.plan import Rows
 from pipeline.prepare import Prepared
@@ -65,8 +65,8 @@ class _Figures:
 
 @dataclass(frozen=True)
 class _GroupTask:
-    prepared_path: Path
-    model_path: Path
+    prepared_path: Location
+    model_path: Location
     stamp: str
     rows: Rows
     refine: int
@@ -80,9 +80,9 @@ class _Group(NamedTuple):
 
 
 def apply_model(
-    model_path: Path,
+    model_path: Location,
     prepared: Prepared,
-    path: Path,
+    path: Location,
     config: ApplyConfig,
     cluster: Cluster,
     attrs: dict[str, Any],
@@ -154,7 +154,7 @@ def _groups(block: Rows, prepared: Prepared) -> list[Rows]:
     ]
 
 
-def _lay_out(model_path: Path, prepared: Prepared, path: Path) -> Store:
+def _lay_out(model_path: Location, prepared: Prepared, path: Location) -> Store:
     model = Store.open(model_path, bundle.KIND)
     source = Store.open(prepared.path, prepare.KIND)
     if model.shape("variant_position")[0] != prepared.n_variants:
@@ -186,7 +186,7 @@ def _lay_out(model_path: Path, prepared: Prepared, path: Path) -> Store:
 
 
 def _submit_block(
-    cluster: Cluster, path: Path, block: int, rows: Rows, tasks: list[_GroupTask]
+    cluster: Cluster, path: Location, block: int, rows: Rows, tasks: list[_GroupTask]
 ) -> Future:
     parts = [cluster.submit(_project_group, task) for task in tasks]
     return cluster.submit(_write_block, path, block, rows, parts)
@@ -198,7 +198,7 @@ class _Loaded(NamedTuple):
 
 
 # The model that this worker used last, by path and fingerprint.
-_loaded: dict[tuple[Path, str], _Loaded] = {}
+_loaded: dict[tuple[Location, str], _Loaded] = {}
 
 
 def _load(task: _GroupTask) -> _Loaded:
@@ -233,7 +233,7 @@ def _project_group(task: _GroupTask) -> _Group:
     return _Group(ancestry, log_likelihood, n_called, squared_error)
 
 
-def _write_block(path: Path, block: int, rows: Rows, parts: list[_Group]) -> float:
+def _write_block(path: Location, block: int, rows: Rows, parts: list[_Group]) -> float:
     store = Store.open(path, KIND, writable=True)
     for name, values in zip(_VALUES, zip(*parts, strict=True), strict=False):
         store.write_rows(name, rows, np.concatenate(values))

@@ -6,7 +6,6 @@ of them, the configuration, the trace of the fit and its provenance.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from estimator.training import Projector, Weights
 from pipeline import prepare, schema
 from pipeline.errors import InputError
 from pipeline.fit import FitResult
+from pipeline.location import Location
 from pipeline.store import Store, write_all
 from pipeline.train import Encoder
 
@@ -41,7 +41,7 @@ class Model:
 
 
 def save_model(
-    path: Path,
+    path: Location,
     prepared: prepare.Prepared,
     fitted: FitResult,
     encoder: Encoder,
@@ -76,7 +76,7 @@ def save_model(
     store.finish()
 
 
-def load_model(path: Path) -> Model:
+def load_model(path: Location) -> Model:
     """Read a model store.
 
     Raises

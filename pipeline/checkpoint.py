@@ -6,24 +6,29 @@ search still refers to; files of other rounds are deleted.
 """
 
 import contextlib
+import io
 import json
-from pathlib import Path
+from fnmatch import fnmatch
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from estimator.acceleration import Evaluation, Point, Search
 from pipeline import provenance
+from pipeline.location import Location, read_range, replacing
 
 _STATE = "search.json"
+# numpy pads a header to 64 bytes, and that of a matrix fits into 128.
+_HEADER_BYTES = 128
 
 
-def ancestry_path(folder: Path, name: str) -> Path:
+def ancestry_path(folder: Location, name: str) -> Location:
     """File of a point's Q."""
     return folder / f"{name}-ancestry.npy"
 
 
-def frequencies_path(folder: Path, name: str) -> Path:
+def frequencies_path(folder: Location, name: str) -> Location:
     """File of a point's P."""
     return folder / f"{name}-frequencies.npy"
 
@@ -37,27 +42,61 @@ def _mapped_name(round_number: int) -> str:
     return f"mapped-{round_number:05d}"
 
 
-def save_point(folder: Path, name: str, point: Point) -> None:
+def save_point(folder: Location, name: str, point: Point) -> None:
     """Write a point for the workers to read."""
     folder.mkdir(parents=True, exist_ok=True)
     for path, values in (
         (ancestry_path(folder, name), point.ancestry),
         (frequencies_path(folder, name), point.frequencies),
     ):
-        with provenance.atomic_path(path) as temporary, open(temporary, "wb") as file:
-            np.save(file, values, allow_pickle=False)
+        with replacing(path) as file:
+            np.save(file, np.ascontiguousarray(values), allow_pickle=False)
 
 
-def load_point(folder: Path, name: str) -> Point:
+def load_point(folder: Location, name: str) -> Point:
     """Read a point."""
     return Point(
-        np.load(ancestry_path(folder, name), allow_pickle=False),
-        np.load(frequencies_path(folder, name), allow_pickle=False),
+        load_array(ancestry_path(folder, name)),
+        load_array(frequencies_path(folder, name)),
     )
 
 
+def load_array(path: Location) -> npt.NDArray[np.float32]:
+    """Read a whole .npy file."""
+    with path.open("rb") as file:
+        return np.load(file, allow_pickle=False)
+
+
+def load_rows(path: Location, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
+    """Read some rows of a .npy file, each run of neighbours at once.
+
+    Parameters
+    ----------
+    path
+        The file, of a matrix in C order.
+    rows
+        Rows in the order wanted.
+    """
+    header = io.BytesIO(read_range(path, 0, _HEADER_BYTES))
+    np.lib.format.read_magic(header)
+    shape, by_column, dtype = np.lib.format.read_array_header_1_0(header)
+    assert not by_column, f"{path} is in Fortran order"
+    width = dtype.itemsize * shape[1]
+    ends = np.flatnonzero(np.diff(rows) != 1) + 1
+    runs = [run for run in np.split(rows, ends) if run.size]
+    data = b"".join(
+        read_range(
+            path,
+            header.tell() + int(run[0]) * width,
+            header.tell() + (int(run[-1]) + 1) * width,
+        )
+        for run in runs
+    )
+    return np.frombuffer(data, dtype).reshape(len(rows), shape[1])
+
+
 def save_search(
-    folder: Path, search: Search, evaluation: Evaluation, next_point: Point
+    folder: Location, search: Search, evaluation: Evaluation, next_point: Point
 ) -> None:
     """Make a finished round permanent, with the point of the next one."""
     save_point(folder, _mapped_name(evaluation.round_number), evaluation.mapped)
@@ -77,18 +116,18 @@ def save_search(
     _delete_others(folder, {*rounds, evaluation.round_number + 1})
 
 
-def load_trace(folder: Path) -> list[float]:
+def load_trace(folder: Location) -> list[float]:
     """Log-likelihood of every round so far."""
     return _load_state(folder).get("trace", [])
 
 
-def _load_state(folder: Path) -> dict[str, Any]:
+def _load_state(folder: Location) -> dict[str, Any]:
     with contextlib.suppress(FileNotFoundError):
         return json.loads((folder / _STATE).read_text())
     return {}
 
 
-def load_search(folder: Path, search: Search) -> tuple[Search, int] | None:
+def load_search(folder: Location, search: Search) -> tuple[Search, int] | None:
     """Continue a search where its files left it; None if there are none.
 
     Returns
@@ -119,7 +158,8 @@ def load_search(folder: Path, search: Search) -> tuple[Search, int] | None:
     return continued, state["next_round"]
 
 
-def _delete_others(folder: Path, rounds: set[int]) -> None:
-    for path in folder.glob("*-?????-*.npy"):
-        if int(path.name.split("-")[1]) not in rounds:
-            path.unlink()
+def _delete_others(folder: Location, rounds: set[int]) -> None:
+    for path in folder.iterdir():
+        if fnmatch(path.name, "*-?????-*.npy"):
+            if int(path.name.split("-")[1]) not in rounds:
+                path.unlink()

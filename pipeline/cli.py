@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from pipeline import publication
 from pipeline.config import RunConfig, load_config, replace_values
 from pipeline.errors import InputError
+from pipeline.location import Location, locate
 
 if TYPE_CHECKING:
     from pipeline.cluster import Cluster
@@ -27,6 +29,20 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _PATH = click.Path(path_type=Path)
+
+
+class _LocationType(click.ParamType):
+    """A local path, or the URL of an object store."""
+
+    name = "path"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Location:
+        return locate(value)
+
+
+_LOCATION = _LocationType()
 _FAILED = 1
 _BAD_INPUT = 2
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
@@ -131,7 +147,9 @@ def main(verbose: int) -> None:
 
 @main.command()
 @click.argument("cohort")
-@click.option("--output", required=True, type=_PATH, help="Directory for the results.")
+@click.option(
+    "--output", required=True, type=_LOCATION, help="Directory for the results."
+)
 @_populations_option
 @_workers
 @_config_option
@@ -143,7 +161,7 @@ def main(verbose: int) -> None:
 @_overwrite_option
 def run(
     cohort: str,
-    output: Path,
+    output: Location,
     n_populations: int | None,
     workers: int | None,
     scheduler: str | None,
@@ -174,7 +192,7 @@ def run(
     _print_result(result.summary, output)
 
 
-def _print_result(summary: dict[str, Any], output: Path) -> None:
+def _print_result(summary: dict[str, Any], output: Location) -> None:
     per_genotype = summary["log_likelihood"] / max(summary["observed_genotypes"], 1)
     click.echo(
         f"log-likelihood {summary['log_likelihood']:.2f} "
@@ -189,15 +207,15 @@ def _print_result(summary: dict[str, Any], output: Path) -> None:
         ("report.html", "figures to look at"),
         ("run.json", "figures to compute with"),
     ):
-        click.echo(f"  {output / name}: {meaning}")
+        click.echo(f"  {publication.resolve(output / name)}: {meaning}")
 
 
 @main.command("import")
 @click.argument("source")
-@click.option("--output", required=True, type=_PATH, help="VCF Zarr store to make.")
+@click.option("--output", required=True, type=_LOCATION, help="VCF Zarr store to make.")
 @click.option("--workers", type=click.IntRange(min=0), default=0)
 @_overwrite_option
-def import_(source: str, output: Path, workers: int, overwrite: bool) -> None:
+def import_(source: str, output: Location, workers: int, overwrite: bool) -> None:
     """Convert SOURCE, a .bed, .vcf.gz or .bcf file, to VCF Zarr."""
     from pipeline import ingest
 
@@ -207,14 +225,14 @@ def import_(source: str, output: Path, workers: int, overwrite: bool) -> None:
 
 @main.command()
 @click.argument("cohort")
-@click.option("--output", required=True, type=_PATH, help="Prepared store to make.")
+@click.option("--output", required=True, type=_LOCATION, help="Prepared store to make.")
 @_workers
 @_config_option
 @click.option("--no-qc", is_flag=True, help="Keep every biallelic variant and person.")
 @_overwrite_option
 def prepare(
     cohort: str,
-    output: Path,
+    output: Location,
     workers: int | None,
     scheduler: str | None,
     config_path: Path | None,
@@ -231,16 +249,16 @@ def prepare(
 
 
 @main.command()
-@click.argument("prepared", type=_PATH)
-@click.option("--output", required=True, type=_PATH, help="Model store to make.")
+@click.argument("prepared", type=_LOCATION)
+@click.option("--output", required=True, type=_LOCATION, help="Model store to make.")
 @_populations_option
 @_workers
 @_config_option
 @_seed_option
 @_overwrite_option
 def fit(
-    prepared: Path,
-    output: Path,
+    prepared: Location,
+    output: Location,
     n_populations: int | None,
     workers: int | None,
     scheduler: str | None,
@@ -258,9 +276,9 @@ def fit(
 
 
 @main.command("apply")
-@click.argument("model", type=_PATH)
+@click.argument("model", type=_LOCATION)
 @click.argument("cohort")
-@click.option("--output", required=True, type=_PATH, help="Ancestry store to make.")
+@click.option("--output", required=True, type=_LOCATION, help="Ancestry store to make.")
 @click.option(
     "--refine",
     type=click.IntRange(min=0),
@@ -270,9 +288,9 @@ def fit(
 @_config_option
 @_overwrite_option
 def apply_(
-    model: Path,
+    model: Location,
     cohort: str,
-    output: Path,
+    output: Location,
     refine: int | None,
     workers: int | None,
     scheduler: str | None,
@@ -293,10 +311,10 @@ def apply_(
 
 
 @main.command()
-@click.argument("store", type=_PATH)
-@click.argument("prefix", type=_PATH)
+@click.argument("store", type=_LOCATION)
+@click.argument("prefix", type=_LOCATION)
 @_overwrite_option
-def export(store: Path, prefix: Path, overwrite: bool) -> None:
+def export(store: Location, prefix: Location, overwrite: bool) -> None:
     """Write an ancestry STORE as PREFIX.K.Q, PREFIX.K.P, .samples and .variants."""
     from pipeline import export as stage
 
@@ -305,9 +323,9 @@ def export(store: Path, prefix: Path, overwrite: bool) -> None:
 
 
 @main.command()
-@click.argument("store", type=_PATH)
-@click.option("--output", required=True, type=_PATH, help="HTML file to write.")
-def report(store: Path, output: Path) -> None:
+@click.argument("store", type=_LOCATION)
+@click.option("--output", required=True, type=_LOCATION, help="HTML file to write.")
+def report(store: Location, output: Location) -> None:
     """Write the report of an ancestry STORE."""
     from pipeline import report as stage
 
@@ -316,7 +334,7 @@ def report(store: Path, output: Path) -> None:
 
 
 @main.command()
-@click.argument("store", type=_PATH)
+@click.argument("store", type=_LOCATION)
 @click.option("--samples", type=click.IntRange(min=1), required=True)
 @click.option("--variants", type=click.IntRange(min=1), required=True)
 @_populations_option
@@ -327,7 +345,7 @@ def report(store: Path, output: Path) -> None:
 @click.option("--seed", type=click.IntRange(min=0), default=42)
 @_overwrite_option
 def simulate(
-    store: Path,
+    store: Location,
     samples: int,
     variants: int,
     n_populations: int | None,
@@ -357,14 +375,16 @@ def simulate(
 
 
 @main.command()
-@click.option("--output", type=_PATH, default=Path("demo-output"), show_default=True)
+@click.option(
+    "--output", type=_LOCATION, default=Path("demo-output"), show_default=True
+)
 @_populations_option
 @_workers
 @_config_option
 @_seed_option
 @_overwrite_option
 def demo(
-    output: Path,
+    output: Location,
     n_populations: int | None,
     workers: int | None,
     scheduler: str | None,
@@ -382,11 +402,11 @@ def demo(
     _print_result(result.summary, output)
 
 
-def _print_groups(path: Path) -> None:
+def _print_groups(path: Location) -> None:
     from pipeline import report as stage
     from pipeline import store
 
-    found = store.Store.open(path, "ancestry")
+    found = store.Store.open(publication.resolve(path), "ancestry")
     means = stage.group_means(
         found.read("sample_ancestry_proportion"),
         found.read("sample_population").tolist(),

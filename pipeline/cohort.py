@@ -8,10 +8,8 @@ integer genotypes, unique sample ids and arrays whose shapes agree.
 import hashlib
 import json
 import re
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,9 +17,9 @@ import numpy.typing as npt
 import sgkit
 import xarray as xr
 
-from pipeline import cohort_metadata
-from pipeline.cohort_metadata import CohortFiles
+from pipeline import cohort_metadata, store
 from pipeline.errors import InputError
+from pipeline.location import Location, RemotePath, files_below, locate
 
 # VCF writes '.' and PLINK '0' for an allele that nobody carries.
 _UNOBSERVED = {"", ".", "0", b"", b".", b"0"}
@@ -48,13 +46,10 @@ class Cohort:
         The store as sgkit opens it. Genotypes and other matrices are dask arrays in
         the store's chunks; ids and variant keys are read on use, without dask.
         Missing calls are -1.
-    storage_options
-        What fsspec needs to reach a remote store.
     """
 
     url: str
     dataset: xr.Dataset
-    storage_options: Mapping[str, Any] | None = None
 
     @property
     def n_samples(self) -> int:
@@ -140,8 +135,8 @@ class Cohort:
         of the files and no decoding). Paths, times and other arrays do not count:
         a copy has the same fingerprint, and so has a store that results were added to.
         """
-        files = CohortFiles.locate(self.url, self.storage_options)
-        metadata = cohort_metadata.read_metadata(files)
+        path = locate(self.url)
+        metadata = cohort_metadata.read_metadata(path)
         digest = hashlib.sha256()
         for name in sorted(cohort_metadata.SPECS):
             layout = metadata.get(f"{name}/.zarray", {})
@@ -153,14 +148,12 @@ class Cohort:
         for start in range(0, self.n_variants, _SLAB):
             alleles = self.dataset["variant_allele"][start : start + _SLAB].values
             _update(digest, _strings(alleles))
-        for chunk in _chunk_digests(files):
+        for chunk in _chunk_digests(path):
             _update(digest, chunk)
         return digest.hexdigest()
 
 
-def open_cohort(
-    url: str | Path, storage_options: Mapping[str, Any] | None = None
-) -> Cohort:
+def open_cohort(url: str | Location) -> Cohort:
     """Open a VCF Zarr store after checking everything its metadata can tell.
 
     No genotype is read, and nothing is computed with dask.
@@ -168,9 +161,8 @@ def open_cohort(
     Parameters
     ----------
     url
-        Directory, or URL that fsspec understands.
-    storage_options
-        Arguments of the URL's fsspec file system (credentials, endpoint).
+        Directory, or URL that fsspec understands; its endpoint and credentials come
+        from the environment.
 
     Raises
     ------
@@ -179,13 +171,19 @@ def open_cohort(
         diploid, is empty, or has the same sample id twice.
     """
     url = str(url)
-    files = CohortFiles.locate(url, storage_options)
-    cohort_metadata.check_arrays(url, cohort_metadata.read_metadata(files))
+    path = locate(url)
+    cohort_metadata.check_arrays(url, cohort_metadata.read_metadata(path))
     # A fill value of 0 would turn reference alleles into NaN if it were masked.
-    options = {"mask_and_scale": False, "consolidated": files.is_consolidated}
+    options = {
+        "mask_and_scale": False,
+        "consolidated": cohort_metadata.is_consolidated(path),
+    }
+    files = store.mapping(path) if isinstance(path, RemotePath) else str(path)
     try:
-        dataset = sgkit.load_dataset(files.store, **options)
-        in_memory = sgkit.load_dataset(files.store, chunks=None, **options)
+        dataset = sgkit.load_dataset(files, **options)
+        in_memory = sgkit.load_dataset(files, chunks=None, **options)
+    except InputError:
+        raise
     except (KeyError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise InputError(
@@ -198,7 +196,7 @@ def open_cohort(
         {name: in_memory[name].variable for name in keys if name != "call_genotype"}
     )
     dataset["call_genotype"] = dataset["call_genotype"].chunk({"ploidy": -1})
-    cohort = Cohort(url, dataset, storage_options)
+    cohort = Cohort(url, dataset)
     _check_sample_ids(cohort)
     return cohort
 
@@ -232,17 +230,16 @@ def _update(digest: Any, value: list[Any]) -> None:
     digest.update(encoded)
 
 
-def _chunk_digests(files: CohortFiles) -> list[list[str]]:
+def _chunk_digests(path: Location) -> list[list[str]]:
     """Key and BLAKE2 digest of every genotype chunk, in the order of their keys."""
-    folder = files.path("call_genotype")
-    paths = files.filesystem.find(folder)
-    keys = [path[len(folder) + 1 :] for path in paths]
     # Anything else is metadata, or what a killed writer left behind.
-    chunks = sorted(key for key in keys if _CHUNK_KEY.fullmatch(key))
+    files = files_below(path / "call_genotype")
+    chunks = [key for key in files if _CHUNK_KEY.fullmatch(key)]
+    stored = store.mapping(path)
 
     def digest(key: str) -> list[str]:
-        stored = files.filesystem.cat_file(f"{folder}/{key}")
-        return [key, hashlib.blake2b(stored, digest_size=32).hexdigest()]
+        chunk = stored[f"call_genotype/{key}"]
+        return [key, hashlib.blake2b(chunk, digest_size=32).hexdigest()]
 
     with ThreadPoolExecutor() as executor:
         return list(executor.map(digest, chunks))

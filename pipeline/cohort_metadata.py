@@ -1,20 +1,18 @@
 """The files of a cohort: where they are, and what their metadata says.
 
-Reads the JSON metadata of a VCF Zarr (zarr format 2) store on any file system that
-fsspec knows; no array is opened. Writes nothing. Invariant: metadata that passed the
-checks describe diploid, signed integer genotypes and arrays whose shapes agree.
+Reads the JSON metadata of a VCF Zarr (zarr format 2) store; no array is opened.
+Writes nothing. Invariant: metadata that passed the checks describe diploid, signed
+integer genotypes and arrays whose shapes agree.
 """
 
 import json
-from collections.abc import Iterator, Mapping, MutableMapping
-from dataclasses import dataclass
-from typing import Any, NoReturn, Self
+from collections.abc import Mapping
+from typing import Any
 
-import fsspec
 import numpy as np
-from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import InputError
+from pipeline.location import Location
 
 # Dimensions of each array that is used, and the kinds its dtype may be of.
 SPECS = {
@@ -32,95 +30,12 @@ _KINDS = {
 }
 
 
-@dataclass(frozen=True)
-class CohortFiles:
-    """Where a store is.
-
-    Attributes
-    ----------
-    url
-        The place as the user gave it.
-    filesystem, root
-        Its file system, and its path there.
-    """
-
-    url: str
-    filesystem: fsspec.AbstractFileSystem
-    root: str
-
-    @classmethod
-    def locate(cls, url: str, storage_options: Mapping[str, Any] | None = None) -> Self:
-        """Find the file system of a directory or URL.
-
-        Raises
-        ------
-        InputError
-            If fsspec does not know the URL's protocol.
-        """
-        try:
-            filesystem, root = fsspec.url_to_fs(url, **(storage_options or {}))
-        except (ImportError, ValueError) as error:
-            raise InputError(
-                f"{url}: no file system for this URL ({error}); use a directory or "
-                "install what its protocol needs"
-            ) from error
-        return cls(url, filesystem, str(root).rstrip("/"))
-
-    def path(self, key: str) -> str:
-        """Path of one of the store's files."""
-        return f"{self.root}/{key}"
-
-    @property
-    def is_consolidated(self) -> bool:
-        """Whether all metadata are in one file."""
-        return bool(self.filesystem.isfile(self.path(".zmetadata")))
-
-    @property
-    def store(self) -> "str | RemoteStore":
-        """What zarr can open."""
-        if isinstance(self.filesystem, LocalFileSystem):
-            return self.root
-        return RemoteStore(self.filesystem, self.root)
+def is_consolidated(path: Location) -> bool:
+    """Whether all metadata of a store are in one file."""
+    return (path / ".zmetadata").is_file()
 
 
-class RemoteStore(MutableMapping[str, bytes]):
-    """A store on any fsspec file system, read only.
-
-    Only a file that does not exist is a missing key. zarr's own FSStore also takes
-    a refused or failed request for one, and so reads its chunk as the fill value.
-    """
-
-    def __init__(self, filesystem: fsspec.AbstractFileSystem, root: str) -> None:
-        self.filesystem = filesystem
-        self.root = root
-
-    def __getitem__(self, key: str) -> bytes:
-        try:
-            return bytes(self.filesystem.cat_file(f"{self.root}/{key}"))
-        except FileNotFoundError as error:
-            raise KeyError(key) from error
-
-    def __contains__(self, key: object) -> bool:
-        try:
-            return bool(self.filesystem.info(f"{self.root}/{key}")["type"] == "file")
-        except FileNotFoundError:
-            return False
-
-    def __iter__(self) -> Iterator[str]:
-        prefix = len(self.root) + 1
-        return (path[prefix:] for path in self.filesystem.find(self.root))
-
-    def __len__(self) -> int:
-        return len(self.filesystem.find(self.root))
-
-    def __setitem__(self, key: str, value: bytes) -> NoReturn:
-        raise TypeError("a cohort is opened for reading only")
-
-    def __delitem__(self, key: str) -> NoReturn:
-        raise TypeError("a cohort is opened for reading only")
-
-
-def read_metadata(files: CohortFiles) -> dict[str, Any]:
+def read_metadata(path: Location) -> dict[str, Any]:
     """Group attributes and the .zarray and .zattrs of the arrays that are used.
 
     Raises
@@ -129,49 +44,49 @@ def read_metadata(files: CohortFiles) -> dict[str, Any]:
         If nothing is there, it cannot be read, or it is not a zarr format 2 group.
     """
     try:
-        _check_group(files)
-        if files.is_consolidated:
-            return dict(_read_json(files, ".zmetadata")["metadata"])
+        _check_group(path)
+        if is_consolidated(path):
+            return dict(_read_json(path / ".zmetadata")["metadata"])
         parts = [f"{name}/{part}" for name in SPECS for part in (".zarray", ".zattrs")]
         return {
-            part: _read_json(files, part)
+            part: _read_json(path / part)
             for part in [".zattrs", *parts]
-            if files.filesystem.isfile(files.path(part))
+            if (path / part).is_file()
         }
-    except FileNotFoundError as error:
-        raise InputError(f"{files.url}: no such store; check the path") from error
     except OSError as error:
         raise InputError(
-            f"{files.url}: cannot be read ({error}); check permissions and credentials"
+            f"{path}: cannot be read ({error}); check permissions and credentials"
         ) from error
 
 
-def _read_json(files: CohortFiles, key: str) -> dict[str, Any]:
-    path = files.path(key)
+def _read_json(path: Location) -> dict[str, Any]:
     try:
-        return dict(json.loads(files.filesystem.cat_file(path)))
+        return dict(json.loads(path.read_bytes()))
     except ValueError as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(
             f"{path}: is not JSON ({error}); convert the cohort again"
         ) from error
 
 
-def _check_group(files: CohortFiles) -> None:
-    filesystem = files.filesystem
-    if filesystem.info(files.root)["type"] == "file":
+def _check_group(path: Location) -> None:
+    if not path.exists():
+        raise InputError(f"{path}: no such store; check the path")
+    if path.is_file():
         reason = "is a file, not a VCF Zarr directory; run `streamixture import` first"
-    elif filesystem.isfile(files.path(".zgroup")):
+    elif (path / ".zgroup").is_file():
         return
-    elif filesystem.isfile(files.path("zarr.json")):
+    elif (path / "zarr.json").is_file():
         reason = (
             "is in zarr format 3, which sgkit does not read; rewrite it in zarr "
             "format 2, for example with bio2zarr without --zarr-format 3"
         )
-    elif filesystem.isfile(files.path(".zarray")):
+    elif (path / ".zarray").is_file():
         reason = "is a single Zarr array; give the VCF Zarr group that holds it"
     else:
         reason = "is not a Zarr group (no .zgroup); give the root of a VCF Zarr store"
-    raise InputError(f"{files.url}: {reason}")
+    raise InputError(f"{path}: {reason}")
 
 
 def check_arrays(url: str, metadata: Mapping[str, Any]) -> None:

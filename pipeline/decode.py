@@ -107,6 +107,8 @@ def _read_chunk(
     start = number * genotypes.chunks[0]
     try:
         calls = genotypes[start : start + genotypes.chunks[0], rows.slice]
+    except InputError:
+        raise
     except (RuntimeError, ValueError, OSError) as error:
         raise InputError(
             f"{url}: call_genotype cannot be read in the chunk of variants from "

@@ -17,6 +17,7 @@ from jaxtyping import UInt8
 
 from pipeline import vcf_zarr
 from pipeline.errors import InputError
+from pipeline.location import Location
 
 PEDDY_VERSION = "0.4.8"
 N_SAMPLES = 2_504
@@ -49,7 +50,7 @@ class DemoCohort:
 
 
 def write_demo_cohort(
-    path: str | Path,
+    path: str | Location,
     *,
     chunk_variants: int = 10_000,
     chunk_samples: int = 1_000,

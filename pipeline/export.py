@@ -13,8 +13,9 @@ from typing import TextIO
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import store
+from pipeline import publication, store
 from pipeline.errors import InputError
+from pipeline.location import Location
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ _VARIANT_COLUMNS = ("contig", "position", "id", "reference", "alternate")
 
 
 def export_admixture(
-    store_path: Path, prefix: Path, *, overwrite: bool = False
+    store_path: Location, prefix: Location, *, overwrite: bool = False
 ) -> list[Path]:
     """Write an ancestry store as ADMIXTURE-style text files.
 
@@ -64,7 +65,9 @@ def export_admixture(
     ----------
     Alexander, Novembre and Lange (2009), Genome Research 19:1655-1664.
     """
-    ancestry = store.Store.open(store_path, "ancestry")
+    if not isinstance(prefix, Path):
+        raise InputError(f"{prefix} is remote; name files of this machine, then copy")
+    ancestry = store.Store.open(publication.resolve(store_path), "ancestry")
     n_populations = ancestry.shape("sample_ancestry_proportion")[1]
     targets = _target_files(prefix, n_populations)
     _check_targets(targets, overwrite=overwrite)

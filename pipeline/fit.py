@@ -7,7 +7,6 @@ next point (`estimator.acceleration`) and writes its files, which are the checkp
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -31,6 +30,7 @@ from pipeline import checkpoint, plan, prepare
 from pipeline.cluster import Cluster, Future
 from pipeline.config import FitConfig
 from pipeline.errors import InputError
+from pipeline.location import Location
 from pipeline.plan import Rows
 from pipeline.prepare import Prepared
 from pipeline.progress import track
@@ -103,7 +103,7 @@ def fit(
     prepared: Prepared,
     config: FitConfig,
     cluster: Cluster,
-    folder: Path,
+    folder: Location,
     *,
     seed: int,
     stamp: str,
@@ -205,7 +205,7 @@ def _starting_point(
     config: FitConfig,
     cluster: Cluster,
     tasks: list[_ShardTask],
-    folder: Path,
+    folder: Location,
     seed: int,
 ) -> Point:
     """Spectral start on a sample, extended to everyone and every variant."""
@@ -231,7 +231,7 @@ def _starting_point(
 def _evaluate(
     cluster: Cluster,
     tasks: list[_ShardTask],
-    folder: Path,
+    folder: Location,
     round_number: int,
     point: Point,
 ) -> Evaluation:
@@ -249,7 +249,9 @@ def _evaluate(
     return Evaluation(round_number, point, mapped, log_likelihood)
 
 
-def _finish_round(cluster: Cluster, sums: list[Future], frequencies: Path) -> Future:
+def _finish_round(
+    cluster: Cluster, sums: list[Future], frequencies: Location
+) -> Future:
     """Add neighbours until one sum is left, and take the step for P."""
     while len(sums) > 1:
         pairs = [
@@ -286,7 +288,9 @@ def _sample_start(task: _StartTask) -> _SampleStart:
     return _SampleStart(values.frequencies, columns.step)
 
 
-def _extend_shard(task: _ShardTask, start: _SampleStart, frequencies: Path) -> _Sums:
+def _extend_shard(
+    task: _ShardTask, start: _SampleStart, frequencies: Location
+) -> _Sums:
     """Q of a shard's people from the sample's P, and the statistics of all of P."""
     shard = load_shard(task.key, task.cache_bytes)
     n_bytes = -(-task.n_variants // VARIANTS_PER_BYTE)
@@ -297,15 +301,15 @@ def _extend_shard(task: _ShardTask, start: _SampleStart, frequencies: Path) -> _
     ancestry = jnp.full((packed.shape[0], k), 1 / k, jnp.float32)
     for _ in range(EXTENSION_STEPS):
         ancestry = relax_ancestry(packed, ancestry, tiles, tile=shard.tile).ancestry
-    return _frequency_sums(shard, ancestry, np.load(frequencies), 0.0)
+    return _frequency_sums(shard, ancestry, checkpoint.load_array(frequencies), 0.0)
 
 
-def _relax_shard(task: _ShardTask, ancestry: Path, frequencies: Path) -> _Sums:
+def _relax_shard(task: _ShardTask, ancestry: Location, frequencies: Location) -> _Sums:
     """One round's work on a shard."""
     shard = load_shard(task.key, task.cache_bytes)
-    rows = task.fit_rows.slice
-    q = pad_ancestry(np.load(ancestry, mmap_mode="r")[rows], shard.packed.shape[0])
-    p = np.load(frequencies)
+    rows = np.arange(task.fit_rows.start, task.fit_rows.stop)
+    q = pad_ancestry(checkpoint.load_rows(ancestry, rows), shard.packed.shape[0])
+    p = checkpoint.load_array(frequencies)
     tiles = tile_variants(jnp.asarray(p), shard.tile.width)
     relaxed = relax_ancestry(shard.packed, jnp.asarray(q), tiles, tile=shard.tile)
     log_likelihood = float(relaxed.log_likelihood.sum())
@@ -335,10 +339,10 @@ def _add(left: _Sums, right: _Sums) -> _Sums:
     )
 
 
-def _step_frequencies(sums: _Sums, frequencies: Path) -> tuple[Any, ...]:
+def _step_frequencies(sums: _Sums, frequencies: Location) -> tuple[Any, ...]:
     """Q after the round, P after its step, and the log-likelihood before both."""
     stepped = newton_frequencies(
-        jnp.asarray(np.load(frequencies)),
+        jnp.asarray(checkpoint.load_array(frequencies)),
         jnp.asarray(sums.gradient),
         jnp.asarray(sums.hessian),
     )

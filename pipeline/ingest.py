@@ -14,6 +14,7 @@ from bio2zarr import plink, vcf
 
 from pipeline import vcf_zarr
 from pipeline.errors import InputError
+from pipeline.location import Location
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ def needs_import(source: str | Path) -> bool:
 
 def ingest(
     source: str | Path,
-    destination: str | Path,
+    destination: str | Location,
     *,
     n_workers: int = 0,
     overwrite: bool = False,

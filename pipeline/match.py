@@ -7,7 +7,6 @@ filled in.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +15,7 @@ from pipeline import bundle, schema
 from pipeline.cohort import Cohort
 from pipeline.decode import Columns
 from pipeline.errors import InputError
+from pipeline.location import Location
 from pipeline.store import Store
 
 # Share of the model's variants that a cohort must have to be projected.
@@ -42,7 +42,7 @@ class Match:
     n_absent: int
 
 
-def match_variants(model_path: Path, cohort: Cohort) -> Match:
+def match_variants(model_path: Location, cohort: Cohort) -> Match:
     """Match a model's variants to a cohort's.
 
     Raises

@@ -4,11 +4,11 @@ import contextlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from pipeline import provenance
 from pipeline.cluster import Cluster
+from pipeline.location import Location
 
 
 @dataclass
@@ -26,7 +26,7 @@ class Meter:
     """
 
     cluster: Cluster
-    path: Path
+    path: Location
     records: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:

@@ -5,7 +5,6 @@ its device; genotypes are read from the prepared store as they are needed.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -26,6 +25,7 @@ from estimator.likelihood import (
 )
 from estimator.packing import ALL_MISSING_BYTE, count_called
 from pipeline import checkpoint, stream
+from pipeline.location import Location, replacing
 from pipeline.plan import Rows
 from pipeline.prepare import Prepared
 
@@ -48,30 +48,33 @@ class FittedModel:
         The encoder's layers.
     """
 
-    folder: Path
+    folder: Location
     stamp: str
     config: AncestryEstimatorConfig
 
     @property
-    def _projector_file(self) -> Path:
+    def _projector_file(self) -> Location:
         return self.folder / "projector.npz"
 
     def save(self, point: Point, projector: training.Projector) -> None:
         """Write the files."""
         checkpoint.save_point(self.folder, _POINT, point)
-        np.savez(self._projector_file, **projector._asdict())
+        with replacing(self._projector_file) as file:
+            np.savez(file, **projector._asdict())
 
     def ancestry(self, rows: npt.NDArray[np.intp]) -> FloatArray:
         """Fitted Q of some of the people in the fit."""
         path = checkpoint.ancestry_path(self.folder, _POINT)
-        return np.load(path, mmap_mode="r")[rows]
+        return checkpoint.load_rows(path, rows)
 
     def on_device(self) -> "DeviceModel":
         """P and the first layer on this worker's device, read at most once."""
         if self not in _loaded:
             tile = tile_shape()
-            frequencies = np.load(checkpoint.frequencies_path(self.folder, _POINT))
-            projector = training.Projector(**np.load(self._projector_file))
+            path = checkpoint.frequencies_path(self.folder, _POINT)
+            frequencies = checkpoint.load_array(path)
+            with self._projector_file.open("rb") as file:
+                projector = training.Projector(**np.load(file))
             _loaded.clear()
             _loaded[self] = lay_out_model(frequencies, projector, tile)
         return _loaded[self]
@@ -126,7 +129,7 @@ class Slice:
         Position of those people in the fitted Q.
     """
 
-    path: Path
+    path: Location
     blocks: tuple[Rows, ...]
     in_fit: npt.NDArray[np.bool_]
     fit_rows: npt.NDArray[np.intp]

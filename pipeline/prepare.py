@@ -6,7 +6,6 @@ and writes whole chunks.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from pipeline.cluster import Cluster
 from pipeline.cohort import Cohort
 from pipeline.config import QCConfig
 from pipeline.errors import InputError
+from pipeline.location import Location, locate
 from pipeline.plan import Rows
 from pipeline.progress import track
 from pipeline.qc import QCResult, quality_control
@@ -29,14 +29,14 @@ KIND = "prepared"
 @dataclass(frozen=True)
 class _Task:
     url: str
-    path: Path
+    path: Location
     block: int
     rows: Rows
 
 
 def prepare(
     cohort: Cohort,
-    path: Path,
+    path: Location,
     config: QCConfig,
     cluster: Cluster,
     attrs: dict[str, Any],
@@ -110,7 +110,7 @@ def variant_keys(
 
 def lay_out(
     cohort: Cohort,
-    path: Path,
+    path: Location,
     columns: decode.Columns,
     keys: dict[str, npt.NDArray[Any]],
 ) -> Store:
@@ -134,7 +134,7 @@ def lay_out(
         spec = schema.PREPARED[name]
         store.lay_out(name, spec, shape, (unit, plan.CHUNK_BYTES)[: len(shape)])
     store.set_attrs(
-        source=Path(cohort.url).name,
+        source=locate(cohort.url).name,
         sample_chunk=cohort.sample_chunk,
         n_variants=len(columns),
     )
@@ -186,7 +186,7 @@ class Prepared:
         Who informs the fit.
     """
 
-    path: Path
+    path: Location
     source: str
     n_samples: int
     n_variants: int
@@ -200,7 +200,7 @@ class Prepared:
         return int(np.count_nonzero(self.in_fit))
 
 
-def open_prepared(path: Path) -> Prepared:
+def open_prepared(path: Location) -> Prepared:
     """Open a finished prepared store.
 
     Raises

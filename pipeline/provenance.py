@@ -4,13 +4,13 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
-import os
 import platform
 import resource
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+
+from pipeline.location import Location, bytes_received, replacing
 
 PACKAGES = (
     "streamixture",
@@ -67,7 +67,10 @@ def process_usage() -> ProcessUsage:
     """CPU time, peak resident memory and bytes read by the calling process."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return ProcessUsage(
-        usage.ru_utime + usage.ru_stime, _peak_rss_bytes(usage.ru_maxrss), _bytes_read()
+        usage.ru_utime + usage.ru_stime,
+        _peak_rss_bytes(usage.ru_maxrss),
+        # The system counts what is read of files, and not what comes from sockets.
+        _bytes_read() + bytes_received(),
     )
 
 
@@ -88,19 +91,10 @@ def _bytes_read() -> int:
     return 0
 
 
-@contextlib.contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[str]:
-    """Yield a temporary name that becomes ``path`` when the block succeeds."""
-    temporary = f"{os.fspath(path)}.partial"
-    yield temporary
-    os.replace(temporary, path)
-
-
-def write_json(path: str | os.PathLike[str], value: Any) -> None:
+def write_json(path: Location, value: Any) -> None:
     """Write a JSON file that is either whole or absent."""
-    with atomic_path(path) as temporary, open(temporary, "w") as file:
-        json.dump(value, file, indent=2)
-        file.write("\n")
+    with replacing(path) as file:
+        file.write(json.dumps(value, indent=2).encode() + b"\n")
 
 
 class Stopwatch:

@@ -13,8 +13,9 @@ import jinja2
 import numpy as np
 from jaxtyping import Float, Int
 
-from pipeline import figures, provenance, store
+from pipeline import figures, publication, store
 from pipeline.errors import InputError
+from pipeline.location import Location, replacing
 
 MAX_GROUPS_LISTED = 100
 NO_LABEL = "(no label)"
@@ -74,7 +75,7 @@ def group_means(
     return GroupMeans(names.tolist(), np.bincount(member), means)
 
 
-def write_report(store_path: Path, output: Path) -> None:
+def write_report(store_path: Location, output: Location) -> None:
     """Write the report of an ancestry store, in place of an earlier one.
 
     Parameters
@@ -90,15 +91,15 @@ def write_report(store_path: Path, output: Path) -> None:
         If the store is not one of ancestry, the folder does not exist or the file
         cannot be written.
     """
-    result = store.Store.open(store_path, "ancestry")
-    if not output.parent.is_dir():
+    result = store.Store.open(publication.resolve(store_path), "ancestry")
+    if isinstance(output, Path) and not output.parent.is_dir():
         raise InputError(f"folder {output.parent} does not exist; make it first")
     if output.is_dir():
         raise InputError(f"{output} is a folder; name a file to write the report to")
     page = _render(result)
     try:
-        with provenance.atomic_path(output) as temporary:
-            Path(temporary).write_text(page, encoding="utf-8", newline="\n")
+        with replacing(output) as file:
+            file.write(page.encode())
     except OSError as error:
         raise InputError(
             f"{output} cannot be written ({error.strerror}); free space there or "

@@ -7,7 +7,6 @@ again by a run that resumes.
 import datetime
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pipeline import provenance, stages
@@ -17,6 +16,7 @@ from pipeline.cohort import Cohort
 from pipeline.config import RunConfig
 from pipeline.demo import write_demo_cohort
 from pipeline.errors import InputError
+from pipeline.location import Location
 from pipeline.meter import Meter
 from pipeline.prepare import open_prepared, prepare
 from pipeline.report import write_report
@@ -28,13 +28,13 @@ from pipeline.workspace import STORES, Workspace, open_workspace
 class RunResult:
     """Where a run's results are, and its figures."""
 
-    output: Path
+    output: Location
     summary: dict[str, Any]
 
 
 def run(
     source: str,
-    output: Path,
+    output: Location,
     config: RunConfig,
     cluster: AbstractContextManager[Cluster],
     *,
@@ -119,7 +119,7 @@ def _run_stages(
             )
 
 
-def _fit_figures(model_path: Path) -> dict[str, Any]:
+def _fit_figures(model_path: Location) -> dict[str, Any]:
     model = Store.open(model_path, "model").attrs
     copied = ("qc_steps", "log_likelihood_trace", "converged", "data_passes")
     return {name: model[name] for name in copied}
@@ -152,7 +152,7 @@ def _summarise(
 
 
 def run_demo(
-    output: Path,
+    output: Location,
     config: RunConfig,
     cluster: AbstractContextManager[Cluster],
     *,

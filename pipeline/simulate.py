@@ -13,6 +13,7 @@ from jaxtyping import Float, UInt16
 
 from pipeline import vcf_zarr
 from pipeline.genealogy import simulate_genealogy
+from pipeline.location import Location
 from pipeline.truth import (
     ALLELE_STREAM,
     CHUNK_STREAM,
@@ -175,7 +176,7 @@ def _truth_variables(truth: SimulatedCohort, seed: int) -> xr.Dataset:
 
 
 def simulate(
-    path: str | Path,
+    path: str | Location,
     *,
     n_samples: int,
     n_variants: int,

@@ -1,14 +1,12 @@
 """Each stage of the pipeline on its own, from one store to the next."""
 
 import logging
-import shutil
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline import provenance
+from pipeline import provenance, publication
 from pipeline.apply import apply_model
 from pipeline.bundle import save_model
 from pipeline.cluster import Cluster
@@ -16,6 +14,7 @@ from pipeline.cohort import Cohort, open_cohort
 from pipeline.config import RunConfig
 from pipeline.fit import fit
 from pipeline.ingest import ingest, needs_import
+from pipeline.location import Location, delete_tree, locate
 from pipeline.match import Match, match_variants
 from pipeline.meter import Meter
 from pipeline.prepare import Prepared, fill, lay_out, open_prepared, prepare
@@ -42,7 +41,7 @@ def describe(source: str, config: RunConfig, inputs: dict[str, Any]) -> dict[str
     No time of day: the same inputs give the same bytes.
     """
     return {
-        "source": Path(source).name,
+        "source": locate(source).name,
         "config": config.as_json(),
         "stamp": provenance.digest(inputs),
         "cohort_fingerprint": inputs["cohort"],
@@ -50,21 +49,22 @@ def describe(source: str, config: RunConfig, inputs: dict[str, Any]) -> dict[str
     }
 
 
-def open_source(source: str, folder: Path) -> Cohort:
+def open_source(source: str, folder: Location) -> Cohort:
     """Open a cohort, importing it into a folder first if it is no VCF Zarr store."""
-    path = source
+    path = locate(source)
     if needs_import(source):
-        path = str(folder / "cohort.vcz")
-        if not Path(path).exists():
+        path = folder / "cohort.vcz"
+        if not path.exists():
             ingest(source, path)
-    cohort = open_cohort(path)
-    check_genotypes(path)
+    url = str(publication.resolve(path))
+    cohort = open_cohort(url)
+    check_genotypes(url)
     return cohort
 
 
 def fit_model(
     prepared: Prepared,
-    path: Path,
+    path: Location,
     config: RunConfig,
     meter: Meter,
     attrs: dict[str, Any],
@@ -99,12 +99,12 @@ def fit_model(
             stamp=attrs["stamp"],
         )
         save_model(path, prepared, fitted, encoder, attrs)
-    shutil.rmtree(rounds)
+    delete_tree(rounds)
 
 
 def prepare_only(
     source: str,
-    output: Path,
+    output: Location,
     config: RunConfig,
     cluster: AbstractContextManager[Cluster],
     *,
@@ -129,8 +129,8 @@ def prepare_only(
 
 
 def fit_only(
-    prepared_path: Path,
-    output: Path,
+    prepared_path: Location,
+    output: Location,
     config: RunConfig,
     cluster: AbstractContextManager[Cluster],
     *,
@@ -144,6 +144,7 @@ def fit_only(
         If the prepared store cannot be used, or the output exists.
     """
     check_output(output, "model", overwrite=overwrite)
+    prepared_path = publication.resolve(prepared_path)
     prepared = open_prepared(prepared_path)
     origin = Store.open(prepared_path, "prepared").attrs["cohort_fingerprint"]
     attrs = describe(str(prepared_path), config, provenance_inputs(origin, config))
@@ -154,9 +155,9 @@ def fit_only(
 
 
 def project(
-    model_path: Path,
+    model_path: Location,
     source: str,
-    output: Path,
+    output: Location,
     config: RunConfig,
     cluster: AbstractContextManager[Cluster],
     *,
@@ -185,6 +186,7 @@ def project(
         If the cohort lacks too many of the model's variants, or the output exists.
     """
     check_output(output, "ancestry", overwrite=overwrite)
+    model_path = publication.resolve(model_path)
     model = Store.open(model_path, "model")
     with build_beside(output) as folder:
         cohort = open_source(source, folder)

@@ -2,12 +2,14 @@
 
 The only module that imports zarr. A store is built under a working name with its
 arrays laid out first; a block is marked in a `*_done` array only after it was written,
-because an absent chunk may also be one that equals the fill value. `publish` renames
-the finished store into place.
+because an absent chunk may also be one that equals the fill value. `publish` moves
+the finished store into place. On an object store, only an object that the server says
+is missing counts as absent.
 """
 
-import shutil
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,7 +18,15 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
+from pipeline import publication
 from pipeline.errors import InputError
+from pipeline.location import (
+    PARALLEL_REQUESTS,
+    Location,
+    RemotePath,
+    delete_tree,
+    locate,
+)
 from pipeline.plan import Rows
 from pipeline.schema import SCHEMA_VERSION, ArraySpec
 
@@ -25,35 +35,114 @@ _DIMENSIONS = "_ARRAY_DIMENSIONS"  # xarray's name for them
 _DONE = "done"
 
 
+class ObjectStore(zarr.storage.Store):
+    """A zarr store on an object store.
+
+    zarr's own FSStore also takes a refused or failed request for a missing key, and
+    so reads its chunk as the fill value. Here it is an InputError that names the array
+    and the chunk.
+    """
+
+    def __init__(self, root: RemotePath) -> None:
+        self.root = root
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ObjectStore) and other.root == self.root
+
+    def __getitem__(self, key: str) -> bytes:
+        try:
+            return (self.root / key).read_bytes()
+        except FileNotFoundError:
+            raise KeyError(key) from None
+        except InputError as error:
+            array, _, chunk = key.rpartition("/")
+            what = key if chunk.startswith(".") else f"chunk {chunk} of array {array}"
+            _, _, reason = str(error).partition(" cannot be read ")
+            raise InputError(f"{self.root}: {what} cannot be read {reason}") from error
+
+    def getitems(
+        self, keys: Sequence[str], *, contexts: Mapping[str, Any]
+    ) -> dict[str, bytes]:
+        """Several values at once, without those that are missing."""
+        with ThreadPoolExecutor(PARALLEL_REQUESTS) as executor:
+            found = dict(zip(keys, executor.map(self.get, keys), strict=True))
+        return {key: value for key, value in found.items() if value is not None}
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        (self.root / key).write_bytes(bytes(value))
+
+    def __delitem__(self, key: str) -> None:
+        try:
+            (self.root / key).unlink()
+        except FileNotFoundError:
+            raise KeyError(key) from None
+
+    def __contains__(self, key: object) -> bool:
+        return (self.root / str(key)).is_file()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.root.keys())
+
+    def __len__(self) -> int:
+        return len(self.root.keys())
+
+    def listdir(self, path: str = "") -> list[str]:
+        """Names in a group or array, sorted."""
+        folder = self.root / path if path else self.root
+        return [item.name for item in folder.iterdir()]
+
+    def rmdir(self, path: str = "") -> None:
+        """Delete a group or array."""
+        delete_tree(self.root / path if path else self.root)
+
+
+def mapping(path: Location) -> zarr.storage.Store:
+    """What zarr, xarray and sgkit open to read or write the store at a path."""
+    if isinstance(path, RemotePath):
+        return ObjectStore(path)
+    return zarr.DirectoryStore(str(path))
+
+
+def _open_group(path: Location, *, writable: bool) -> zarr.Group:
+    files = mapping(path)
+    if isinstance(files, ObjectStore) and not writable:
+        # One request, where several for each array would be needed.
+        with contextlib.suppress(KeyError):
+            return zarr.open_consolidated(files, mode="r")
+    if not path.exists():
+        raise FileNotFoundError(path)
+    return zarr.open_group(files, mode="r+" if writable else "r")
+
+
 class Store:
     """A Zarr group of the pipeline's own making.
 
     Parameters
     ----------
     path
-        Directory of the group.
+        Where the group is.
     group
         The open group.
     """
 
-    def __init__(self, path: Path, group: zarr.Group) -> None:
+    def __init__(self, path: Location, group: zarr.Group) -> None:
         self.path = path
         self._group = group
 
     @classmethod
-    def create(cls, path: Path, kind: str) -> "Store":
+    def create(cls, path: Location, kind: str) -> "Store":
         """Start an empty store, in place of anything unfinished at the path."""
         # With threads of its own, Blosc orders a chunk's blocks as they finish, and
         # the same values give other bytes every time.
         numcodecs.blosc.use_threads = False
-        shutil.rmtree(path, ignore_errors=True)
+        delete_tree(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        group = zarr.open_group(zarr.DirectoryStore(str(path)), mode="w")
+        group = zarr.open_group(mapping(path), mode="w")
         group.attrs.update({"kind": kind, "schema_version": SCHEMA_VERSION})
         return cls(path, group)
 
     @classmethod
-    def open(cls, path: Path, kind: str, *, writable: bool = False) -> "Store":
+    def open(cls, path: Location, kind: str, *, writable: bool = False) -> "Store":
         """Open a store of a kind ("prepared", "model" or "ancestry").
 
         Raises
@@ -61,11 +150,10 @@ class Store:
         InputError
             If nothing is there, or something else is.
         """
-        if not path.exists():
-            raise InputError(f"{path} does not exist; check the path")
         try:
-            store = zarr.DirectoryStore(str(path))
-            group = zarr.open_group(store, mode="r+" if writable else "r")
+            group = _open_group(path, writable=writable)
+        except FileNotFoundError:
+            raise InputError(f"{path} does not exist; check the path") from None
         except (zarr.errors.GroupNotFoundError, zarr.errors.ContainsArrayError):
             raise InputError(
                 f"{path} is not a Zarr store; expected a streamixture {kind} store"
@@ -149,6 +237,8 @@ class Store:
         """
         try:
             values = self._group[name][selection or ...]
+        except InputError:
+            raise
         except (RuntimeError, ValueError, OSError) as error:
             raise InputError(
                 f"{self.path}: array {name} cannot be read at {selection}: {error}; "
@@ -210,7 +300,7 @@ def open_genotypes(url: str) -> Genotypes:
 
     Read without xarray, which would apply the fill value as a mask.
     """
-    return zarr.open_array(zarr.DirectoryStore(url), mode="r", path="call_genotype")
+    return zarr.open_array(mapping(locate(url)), mode="r", path="call_genotype")
 
 
 def check_genotypes(url: str) -> None:
@@ -229,20 +319,18 @@ def check_genotypes(url: str) -> None:
         _check_chunks(url, genotypes)
 
 
-def _check_chunks(where: str | Path, array: zarr.Array) -> None:
+def _check_chunks(where: str | Location, array: zarr.Array) -> None:
     if array.nchunks_initialized == array.nchunks:
         return
-    grid = np.ndindex(*array.cdata_shape)
-    absent = next(
-        chunk for chunk in grid if array._chunk_key(chunk) not in array.chunk_store
-    )
-    raise InputError(
-        f"{where}: chunk {'.'.join(map(str, absent))} of array "
-        f"{array.basename} is absent; copy or write the store again"
-    )
+    for chunk in np.ndindex(*array.cdata_shape):
+        if array._chunk_key(chunk) not in array.chunk_store:
+            raise InputError(
+                f"{where}: chunk {'.'.join(map(str, chunk))} of array "
+                f"{array.basename} is absent; copy or write the store again"
+            )
 
 
-def is_complete(path: Path, kind: str) -> bool:
+def is_complete(path: Location, kind: str) -> bool:
     """Whether a finished store of the kind is at the path."""
     if not (path / ".zgroup").exists():
         return False
@@ -257,16 +345,22 @@ def write_all(
         store.write(name, specs[name], array)
 
 
-def publish(source: Path, target: Path) -> None:
+def publish(source: Location, target: Location) -> None:
     """Move a finished file or store into place, replacing an earlier one.
 
     A directory cannot be replaced in one system call on every file system: the
-    earlier one is renamed aside first and deleted afterwards.
+    earlier one is renamed aside first and deleted afterwards. On an object store
+    nothing moves: a pointer is written.
     """
+    if isinstance(target, RemotePath):
+        assert isinstance(source, RemotePath), "built beside the target"
+        publication.point(target, source)
+        return
+    assert isinstance(source, Path), "built beside the target"
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(f".{target.name}.replaced")
-    shutil.rmtree(aside, ignore_errors=True)
+    delete_tree(aside, ignore_errors=True)
     if target.is_dir():
         target.rename(aside)
     source.rename(target)
-    shutil.rmtree(aside, ignore_errors=True)
+    delete_tree(aside, ignore_errors=True)

@@ -9,7 +9,6 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -19,6 +18,7 @@ import numpy.typing as npt
 
 from estimator.likelihood import TileShape, pad_shard, tile_shape
 from pipeline import prepare
+from pipeline.location import Location
 from pipeline.plan import Rows
 from pipeline.store import Store
 
@@ -39,7 +39,7 @@ class ShardKey:
         The people, of whom those outside the fit are left out.
     """
 
-    path: Path
+    path: Location
     stamp: str
     rows: Rows
 
@@ -138,10 +138,10 @@ class BlockReader:
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1)
-        self._ahead: dict[tuple[Path, tuple[Rows, ...]], Future[Packed]] = {}
+        self._ahead: dict[tuple[Location, tuple[Rows, ...]], Future[Packed]] = {}
 
     def read(
-        self, path: Path, blocks: Sequence[Rows], upcoming: Sequence[Rows]
+        self, path: Location, blocks: Sequence[Rows], upcoming: Sequence[Rows]
     ) -> Packed:
         """Genotypes of these chunks; starts to read the upcoming ones."""
         key = (path, tuple(blocks))
@@ -154,6 +154,6 @@ class BlockReader:
         return _read_blocks(*key) if ready is None else ready.result()
 
 
-def _read_blocks(path: Path, blocks: tuple[Rows, ...]) -> Packed:
+def _read_blocks(path: Location, blocks: tuple[Rows, ...]) -> Packed:
     store = Store.open(path, prepare.KIND)
     return np.concatenate([read_rows(store, rows) for rows in blocks])

@@ -6,7 +6,6 @@ configuration alone, so one worker and several give the same weights.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -17,6 +16,7 @@ from pipeline import minibatch, plan, stream
 from pipeline.cluster import Cluster
 from pipeline.config import TrainConfig
 from pipeline.fit import FitResult
+from pipeline.location import Location
 from pipeline.minibatch import FittedModel, Slice
 from pipeline.plan import Rows
 from pipeline.prepare import Prepared
@@ -51,7 +51,7 @@ def train(
     fitted: FitResult,
     config: TrainConfig,
     cluster: Cluster,
-    folder: Path,
+    folder: Location,
     *,
     seed: int,
     stamp: str,

@@ -18,7 +18,9 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Int8, Int32, Shaped
 
+from pipeline import publication
 from pipeline.errors import InputError
+from pipeline.location import Location, RemotePath, locate
 
 VCF_ZARR_VERSION = "0.2"
 
@@ -29,11 +31,14 @@ GenotypeSource = Callable[[slice, slice], Genotypes]
 
 
 @contextlib.contextmanager
-def new_store(destination: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+def new_store(
+    destination: str | Location, *, overwrite: bool = False
+) -> Iterator[Path]:
     """Yield a path to write a store to, and move it into place if the block succeeds.
 
     The path lies in a hidden folder beside the destination, which is removed whatever
-    happens; the folder may hold scratch files too.
+    happens; the folder may hold scratch files too. A store for an object store is
+    written into the system's temporary directory, and uploaded.
 
     Parameters
     ----------
@@ -47,8 +52,15 @@ def new_store(destination: str | Path, *, overwrite: bool = False) -> Iterator[P
     InputError
         If the destination exists and may not be replaced.
     """
-    target = Path(destination)
+    target = locate(destination)
     _check_replaceable(target, overwrite)
+    if isinstance(target, RemotePath):
+        with (
+            tempfile.TemporaryDirectory(prefix="streamixture-") as scratch,
+            publication.build_locally(target, Path(scratch)) as store,
+        ):
+            yield store
+        return
     target.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{target.name}."
     workspace = Path(tempfile.mkdtemp(".partial", prefix, target.parent))
@@ -61,15 +73,15 @@ def new_store(destination: str | Path, *, overwrite: bool = False) -> Iterator[P
         shutil.rmtree(workspace, ignore_errors=True)
 
 
-def _check_replaceable(target: Path, overwrite: bool) -> None:
-    if not os.path.lexists(target):
+def _check_replaceable(target: Location, overwrite: bool) -> None:
+    if not (os.path.lexists(target) if isinstance(target, Path) else target.exists()):
         return
     if not overwrite:
         raise InputError(
             f"{target} already exists; pass --overwrite to replace it, "
             "or name another output"
         )
-    if not (target / ".zgroup").is_file():
+    if not (publication.resolve(target) / ".zgroup").is_file():
         raise InputError(
             f"{target} is not a Zarr store, so --overwrite will not replace it; "
             "name another output"

@@ -1,22 +1,24 @@
 """The output directory of a run: what is finished, what is under way, who holds it.
 
 Everything is built under `.work` and moved into place at the end, so that a reader
-sees the earlier results or the new ones. A lock keeps two runs apart; the system
-releases it when its holder dies, however it dies.
+sees the earlier results or the new ones. Where nothing can be moved, on an object
+store, it is built in a version folder, and run.json, written last, names the version.
+A lock keeps two runs apart.
 """
 
 import contextlib
-import fcntl
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from pipeline import provenance, store
+from pipeline import lock, provenance, publication, store
 from pipeline.errors import InputError
+from pipeline.location import Location, RemotePath, delete_tree
 
 STORES = {
     "prepared.zarr": "prepared",
@@ -25,6 +27,9 @@ STORES = {
 }
 FILES = ("report.html", "run.json")
 _WORK = ".work"
+# On an object store: what names the version under way, and names of versions.
+_STATE = ".work.json"
+_VERSION = re.compile("results-[0-9a-f]{16}")
 _INPUTS = "inputs.json"
 
 
@@ -36,16 +41,23 @@ class Workspace:
     ----------
     output
         Where finished results are.
+    version
+        On an object store, the folder of the output that results are built in, and
+        stay in when they are published.
+    check_lock
+        Raises InputError if the output is no longer this run's.
     """
 
-    output: Path
+    output: Location
+    version: str = _WORK
+    check_lock: lock.Check = lambda: None
 
     @property
-    def work(self) -> Path:
+    def work(self) -> Location:
         """Where unfinished results are."""
-        return self.output / _WORK
+        return self.output / self.version
 
-    def building(self, name: str) -> Path:
+    def building(self, name: str) -> Location:
         """Where a store or file is built."""
         return self.work / name
 
@@ -73,12 +85,37 @@ class Workspace:
         Whenever this is cut short, `finished_run` tells so and it can be repeated:
         run.json goes last, and the inputs of the run under way just before it.
         """
+        self.check_lock()
+        if isinstance(self.output, RemotePath):
+            self._point()
+            return
         for name in (*STORES, *FILES):
             if name == "run.json":
                 (self.work / _INPUTS).unlink(missing_ok=True)
             if self.building(name).exists():
                 store.publish(self.building(name), self.output / name)
-        shutil.rmtree(self.work)
+        delete_tree(self.work)
+
+    def _point(self) -> None:
+        """Publish by run.json, which names the version, and delete what is left over.
+
+        run.json of the version goes last: while it is there, this can be repeated.
+        """
+        built = self.building("run.json")
+        if built.exists():
+            summary = json.loads(built.read_text())
+            provenance.write_json(
+                self.output / "run.json", {**summary, "location": self.version}
+            )
+            for item in self.work.iterdir():
+                if item.name not in (*STORES, *FILES):
+                    delete_tree(item)
+                    item.unlink(missing_ok=True)
+            for item in self.output.iterdir():
+                if _VERSION.fullmatch(item.name) and item.name != self.version:
+                    delete_tree(item)
+            built.unlink()
+        (self.output / _STATE).unlink(missing_ok=True)
 
     def check_inputs(self, inputs: dict[str, Any]) -> None:
         """Refuse to continue a run that had another cohort or configuration.
@@ -101,13 +138,14 @@ class Workspace:
                 )
 
 
-def _existing(output: Path) -> list[str]:
-    return [n for n in (*STORES, *FILES, _WORK) if (output / n).exists()]
+def _existing(output: Location) -> list[str]:
+    names = (*STORES, *FILES, _WORK, _STATE)
+    return [name for name in names if (output / name).exists()]
 
 
 @contextlib.contextmanager
 def open_workspace(
-    output: Path, *, resume: bool, overwrite: bool
+    output: Location, *, resume: bool, overwrite: bool
 ) -> Iterator[Workspace]:
     """Take hold of an output directory until the block ends.
 
@@ -118,9 +156,9 @@ def open_workspace(
     output
         The directory; made if missing.
     resume
-        Continue what an interrupted run left.
+        Continue a run that was interrupted.
     overwrite
-        Start afresh, and replace earlier results once the new ones are finished.
+        Replace results, once there are new ones.
 
     Raises
     ------
@@ -135,46 +173,79 @@ def open_workspace(
             f"{output} has {existing[0]} already; pass --resume to finish an "
             "interrupted run, --overwrite to replace it, or name another --output"
         )
-    is_new = not output.exists()
-    workspace = Workspace(output)
-    continues = resume and workspace.work.exists()
-    workspace.work.mkdir(parents=True, exist_ok=True)
-    with _lock(workspace.work / "lock"):
-        if overwrite and not resume:
-            _clear(workspace.work)
+    afresh = overwrite and not resume
+    opened = (
+        _open_remote(output, afresh=afresh)
+        if isinstance(output, RemotePath)
+        else _open_local(output, afresh=afresh)
+    )
+    with opened as (workspace, continues):
         try:
             yield workspace
         except InputError:
-            if not (continues or workspace.has_fit):
-                shutil.rmtree(workspace.work, ignore_errors=True)
-                if is_new:
-                    with contextlib.suppress(OSError):
-                        output.rmdir()
+            # The error may be that the output cannot be reached.
+            with contextlib.suppress(InputError):
+                if not (continues or workspace.has_fit):
+                    _discard(workspace)
             raise
 
 
+class _Opened(NamedTuple):
+    workspace: Workspace
+    continues: bool
+
+
 @contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"{path.parent.parent}: another run is at work there; wait for it, "
-                "or name another --output"
-            ) from None
-        yield
+def _open_local(output: Path, *, afresh: bool) -> Iterator[_Opened]:
+    is_new = not output.exists()
+    workspace = Workspace(output)
+    continues = workspace.work.exists() and not afresh
+    workspace.work.mkdir(parents=True, exist_ok=True)
+    try:
+        with lock.hold(output / _WORK / "lock"):
+            if afresh:
+                _clear(output / _WORK)
+            yield _Opened(workspace, continues)
+    finally:
+        if is_new and not workspace.work.exists():
+            with contextlib.suppress(OSError):
+                output.rmdir()
+
+
+@contextlib.contextmanager
+def _open_remote(output: RemotePath, *, afresh: bool) -> Iterator[_Opened]:
+    with lock.hold(output / ".lock") as check:
+        state = output / _STATE
+        version = json.loads(state.read_text())["version"] if state.exists() else ""
+        continues = bool(version) and not afresh
+        if not continues:
+            if version and not _is_published(output, version):
+                delete_tree(output / version)
+            version = publication.new_version("results")
+            provenance.write_json(state, {"version": version})
+        yield _Opened(Workspace(output, version, check), continues)
+
+
+def _is_published(output: RemotePath, version: str) -> bool:
+    run = output / "run.json"
+    return run.exists() and json.loads(run.read_text()).get("location") == version
+
+
+def _discard(workspace: Workspace) -> None:
+    delete_tree(workspace.work, ignore_errors=True)
+    if isinstance(workspace.output, RemotePath):
+        (workspace.output / _STATE).unlink(missing_ok=True)
 
 
 def _clear(work: Path) -> None:
     for path in work.iterdir():
         if path.is_dir():
-            shutil.rmtree(path)
+            delete_tree(path)
         elif path.name != "lock":
             path.unlink()
 
 
-def check_output(path: Path, kind: str, *, overwrite: bool) -> None:
+def check_output(path: Location, kind: str, *, overwrite: bool) -> None:
     """Refuse an output that exists, unless it is a store of the kind to replace.
 
     Raises
@@ -189,12 +260,16 @@ def check_output(path: Path, kind: str, *, overwrite: bool) -> None:
             f"{path} exists already; pass --overwrite to replace it, or name another "
             "--output"
         )
-    store.Store.open(path, kind)
+    store.Store.open(publication.resolve(path), kind)
 
 
 @contextlib.contextmanager
-def build_beside(output: Path) -> Iterator[Path]:
+def build_beside(output: Location) -> Iterator[Location]:
     """Yield a scratch directory on the output's file system, deleted afterwards."""
+    if isinstance(output, RemotePath):
+        with publication.build_beside(output) as folder:
+            yield folder
+        return
     output.parent.mkdir(parents=True, exist_ok=True)
     name = tempfile.mkdtemp(".partial", f".{output.name}.", output.parent)
     try:

@@ -27,6 +27,7 @@ import zarr
 from pipeline.cluster import Cluster
 from pipeline.cohort import Cohort, open_cohort
 from pipeline.config import QCConfig
+from pipeline.location import Location
 from pipeline.prepare import Prepared, open_prepared, prepare
 
 DIMS = {
@@ -116,6 +117,12 @@ def write_cohort(
     if consolidated:
         zarr.consolidate_metadata(store)
     return str(store)
+
+
+def local(path: Location) -> Path:
+    """A path that must be one of this machine."""
+    assert isinstance(path, Path)
+    return path
 
 
 def text(values: Sequence[str] | Sequence[Sequence[str]]) -> np.ndarray:

@@ -168,7 +168,8 @@ def test_open_cohort__does_not_read_a_refused_chunk_as_reference(monkeypatch):
         return answer(self, path, *args, **kwargs)
 
     monkeypatch.setattr(MemoryFileSystem, "cat_file", refuse_genotypes)
-    with pytest.raises(PermissionError, match="403"):
+    message = r"chunk 0\.\d\.0 of array call_genotype cannot be read \(403\); check"
+    with pytest.raises(InputError, match=message):
         cohort.dataset["call_genotype"].values  # noqa: B018
 
 

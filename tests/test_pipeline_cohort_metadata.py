@@ -1,17 +1,14 @@
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import pytest
 import zarr
 
 from pipeline import cohort_metadata
-from pipeline.cohort_metadata import CohortFiles
 from pipeline.errors import InputError
+from pipeline.location import locate
 from tests.helpers import random_genotypes, text, write_cohort
-
-KEY = "call_genotype/0.0.0"
 
 
 def _write(path: Path, **changes: Any) -> str:
@@ -19,16 +16,15 @@ def _write(path: Path, **changes: Any) -> str:
 
 
 def _check(url: str | Path) -> None:
-    files = CohortFiles.locate(str(url))
-    cohort_metadata.check_arrays(files.url, cohort_metadata.read_metadata(files))
+    metadata = cohort_metadata.read_metadata(locate(str(url)))
+    cohort_metadata.check_arrays(str(url), metadata)
 
 
 @pytest.mark.parametrize("consolidated", [True, False])
 def test_read_metadata__is_the_same_however_it_is_stored(tmp_path, consolidated):
     url = _write(tmp_path, consolidated=consolidated, attributes={"source": "here"})
-    files = CohortFiles.locate(url)
-    assert files.is_consolidated is consolidated
-    metadata = cohort_metadata.read_metadata(files)
+    assert cohort_metadata.is_consolidated(Path(url)) is consolidated
+    metadata = cohort_metadata.read_metadata(Path(url))
     assert metadata[".zattrs"] == {"source": "here"}
     assert metadata["call_genotype/.zarray"]["shape"] == [20, 12, 2]
     assert metadata["sample_id/.zattrs"] == {"_ARRAY_DIMENSIONS": ["samples"]}
@@ -45,11 +41,6 @@ def test_read_metadata__refuses_a_file(tmp_path):
     path.touch()
     with pytest.raises(InputError, match="is a file, not a VCF Zarr.*import"):
         _check(path)
-
-
-def test_locate__refuses_an_unknown_protocol():
-    with pytest.raises(InputError, match="nonsense://x: no file system for this URL"):
-        _check("nonsense://x")
 
 
 def test_read_metadata__refuses_a_directory_that_is_not_zarr(tmp_path):
@@ -146,46 +137,11 @@ def test_read_metadata__error_is_one_line(tmp_path):
 
 
 def test_read_metadata__says_that_a_store_cannot_be_read(tmp_path, monkeypatch):
-    files = CohortFiles.locate(_write(tmp_path))
+    path = Path(_write(tmp_path))
 
-    def refuse(path: str) -> bytes:
+    def refuse(path: Path) -> bytes:
         raise PermissionError("403")
 
-    monkeypatch.setattr(files.filesystem, "cat_file", refuse)
+    monkeypatch.setattr(Path, "read_bytes", refuse)
     with pytest.raises(InputError, match=r"cannot be read \(403\); check permissions"):
-        cohort_metadata.read_metadata(files)
-
-
-@pytest.fixture
-def remote():
-    mapper = fsspec.get_mapper("memory://bucket/metadata.vcz")
-    write_cohort(mapper, random_genotypes(20, 12))
-    yield cohort_metadata.RemoteStore(mapper.fs, "/bucket/metadata.vcz")
-    mapper.fs.rm("/bucket", recursive=True)
-
-
-def test_remote_store__maps_keys_to_bytes(remote):
-    assert CohortFiles.locate("memory://bucket/metadata.vcz").store == remote
-    assert KEY in remote
-    assert "call_genotype" not in remote
-    assert "absent" not in remote
-    assert len(remote) == len(list(remote)) == len(set(remote))
-    assert b"zarr_format" in remote[".zgroup"]
-    with pytest.raises(KeyError, match="absent"):
-        remote["absent"]
-
-
-def test_remote_store__a_refused_file_is_not_a_missing_one(remote, monkeypatch):
-    def refuse(path: str) -> bytes:
-        raise PermissionError("403")
-
-    monkeypatch.setattr(remote.filesystem, "cat_file", refuse)
-    with pytest.raises(PermissionError, match="403"):
-        remote[KEY]
-
-
-def test_remote_store__is_read_only(remote):
-    for change in (lambda: remote.update({KEY: b""}), lambda: remote.pop(KEY)):
-        with pytest.raises(TypeError, match="opened for reading only"):
-            change()
-    assert KEY in remote
+        cohort_metadata.read_metadata(path)

@@ -8,7 +8,7 @@ from pipeline import bundle, schema, store
 from pipeline.cohort import Cohort
 from pipeline.errors import InputError
 from pipeline.match import Match, match_variants
-from tests.helpers import random_genotypes, small_cohort, text
+from tests.helpers import local, random_genotypes, small_cohort, text
 
 Key = tuple[str, int, str, str]
 
@@ -32,7 +32,7 @@ def _model(folder: Path, keys: list[Key]) -> Path:
     }
     store.write_all(model, schema.VARIANT_KEYS, values)
     model.finish()
-    return model.path
+    return local(model.path)
 
 
 def _cohort(folder: Path, keys: list[Key], **changes: Any) -> Cohort:

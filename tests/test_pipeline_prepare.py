@@ -12,6 +12,7 @@ from pipeline.errors import InputError
 from pipeline.store import Store
 from tests.helpers import (
     SerialCluster,
+    local,
     random_genotypes,
     small_cohort,
     small_prepared,
@@ -101,7 +102,8 @@ def test_prepare__keeps_population_labels(tmp_path):
 def test_prepare__of_the_same_cohort_has_the_same_bytes(tmp_path):
     contents = []
     for name in ("a", "b"):
-        path = small_prepared(tmp_path / name, _genotypes(), **_cohort_changes()).path
+        prepared = small_prepared(tmp_path / name, _genotypes(), **_cohort_changes())
+        path = local(prepared.path)
         files = sorted(p for p in path.rglob("*") if p.is_file())
         contents.append({p.relative_to(path): p.read_bytes() for p in files})
     assert contents[0] == contents[1]

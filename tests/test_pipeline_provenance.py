@@ -1,9 +1,7 @@
 import hashlib
 import json
 import multiprocessing
-import os
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -80,29 +78,6 @@ def test_process_usage__a_child_does_not_inherit_the_parents_peak():
     child.join()
     assert provenance.process_usage().peak_rss_bytes > size
     assert peak < size
-
-
-def _fail_to_write(path: Path) -> None:
-    with provenance.atomic_path(path) as temporary:
-        Path(temporary).write_text("half")
-        raise OSError("disk full")
-
-
-def test_atomic_path__keeps_the_old_file_after_an_error(tmp_path):
-    path = tmp_path / "file"
-    path.write_text("old")
-    with pytest.raises(OSError, match="disk full"):
-        _fail_to_write(path)
-    assert path.read_text() == "old"
-
-
-def test_atomic_path__the_file_appears_when_it_is_whole(tmp_path):
-    path = tmp_path / "file"
-    with provenance.atomic_path(path) as temporary:
-        Path(temporary).write_text("new")
-        assert not path.exists()
-    assert path.read_text() == "new"
-    assert os.listdir(tmp_path) == ["file"]
 
 
 def test_write_json__round_trips(tmp_path):

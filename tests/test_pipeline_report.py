@@ -1,6 +1,7 @@
 """The report's page: what it says, what it must not hold, and the groups' means."""
 
 import html.parser
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -324,7 +325,7 @@ def test_write_report__reports_a_full_disk(
     def fail(*_args: object, **_kwargs: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", fail)
+    monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(InputError, match=r"report\.html cannot be written \(No space"):
         report.write_report(ancestry, tmp_path / "report.html")
 

@@ -9,6 +9,7 @@ import pytest
 
 from pipeline import provenance
 from pipeline.errors import InputError
+from pipeline.location import Location
 from pipeline.store import Store
 from pipeline.workspace import (
     FILES,
@@ -18,6 +19,7 @@ from pipeline.workspace import (
     check_output,
     open_workspace,
 )
+from tests.helpers import local
 
 INPUTS = {"cohort": "abc", "configuration": {"dims": (8, 4)}, "versions": {"jax": "1"}}
 
@@ -28,7 +30,7 @@ def _open(
     return open_workspace(output, resume=resume, overwrite=overwrite)
 
 
-def _build(path: Path, kind: str, note: str) -> None:
+def _build(path: Location, kind: str, note: str) -> None:
     made = Store.create(path, kind)
     made.set_attrs(note=note)
     made.finish()
@@ -38,7 +40,7 @@ def _build_all(workspace: Workspace, note: str) -> None:
     for name, kind in STORES.items():
         _build(workspace.building(name), kind, note)
     for name in FILES:
-        workspace.building(name).write_text(note)
+        workspace.building(name).write_bytes(note.encode())
 
 
 def _notes(output: Path) -> set[str]:
@@ -263,7 +265,7 @@ def test_check_inputs__are_kept_from_the_first_time(tmp_path):
 def test_publish__resumes_after_some_were_moved(tmp_path):
     with _open(tmp_path) as workspace:
         _build_all(workspace, "new")
-        workspace.building("prepared.zarr").rename(tmp_path / "prepared.zarr")
+        local(workspace.building("prepared.zarr")).rename(tmp_path / "prepared.zarr")
         workspace.publish()
     assert _notes(tmp_path) == {"new"}
 
@@ -294,13 +296,13 @@ def test_build_beside__is_on_the_outputs_file_system_and_goes_away(tmp_path):
     with build_beside(output) as folder:
         assert folder.parent == output.parent
         (folder / "model.zarr").mkdir()
-        (folder / "model.zarr").rename(output)
+        local(folder / "model.zarr").rename(output)
     assert [path.name for path in output.parent.iterdir()] == ["model.zarr"]
 
 
 def _fail_beside(output: Path) -> None:
     with build_beside(output) as folder:
-        (folder / "half").write_text("done")
+        (folder / "half").write_bytes(b"done")
         raise BAD
 
 
