@@ -141,9 +141,11 @@ class RemotePath:
         except FileExistsError:
             raise
         except Exception as error:
-            if isinstance(error, FileNotFoundError) and not missing:
-                raise
-            reason = missing or " ".join(str(error).split()) or type(error).__name__
+            reason = " ".join(str(error).split()) or type(error).__name__
+            if isinstance(error, FileNotFoundError):
+                if not missing:
+                    raise
+                reason = missing
             raise InputError(
                 f"{self.url} cannot be {action} ({reason}); {_REMEDY}"
             ) from error
@@ -209,7 +211,7 @@ def _connect(protocol: str) -> Any:
         # An extra, and slow to import where it is not needed.
         from pipeline import s3
 
-        return s3.connect()
+        return s3.connect(PARALLEL_REQUESTS)
     return fsspec.filesystem(protocol)
 
 

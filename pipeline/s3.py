@@ -121,7 +121,7 @@ class PatientFileSystem(s3fs.S3FileSystem):
         return await _persist(read)
 
 
-def connect() -> PatientFileSystem:
+def connect(n_connections: int) -> PatientFileSystem:
     """File system whose endpoint and credentials come from the environment."""
     longest = patience() / 2
     return PatientFileSystem(
@@ -131,6 +131,7 @@ def connect() -> PatientFileSystem:
         config_kwargs={
             "connect_timeout": min(CONNECT_SECONDS, longest),
             "read_timeout": min(RESPONSE_SECONDS, longest),
+            "max_pool_connections": n_connections,
             "retries": {"mode": "standard", "total_max_attempts": 1},
         },
     )

@@ -71,6 +71,11 @@ class ObjectStore(zarr.storage.Store):
     def __setitem__(self, key: str, value: Any) -> None:
         (self.root / key).write_bytes(bytes(value))
 
+    def setitems(self, values: Mapping[str, Any]) -> None:
+        """Write several values at once."""
+        with ThreadPoolExecutor(PARALLEL_REQUESTS) as executor:
+            list(executor.map(self.__setitem__, values.keys(), values.values()))
+
     def __delitem__(self, key: str) -> None:
         try:
             (self.root / key).unlink()

@@ -47,6 +47,8 @@ class Proxy:
         How: 403, 500, 503, stall, truncate or drop.
     failed
         Requests that were made to fail.
+    written
+        Paths of objects written.
     """
 
     upstream: int
@@ -54,7 +56,7 @@ class Proxy:
     chooses: Callable[[str, str], bool] = lambda method, path: False
     fault: str = "503"
     failed: list[tuple[str, str]] = field(default_factory=list)
-    requests: int = 0
+    written: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -136,7 +138,6 @@ class Proxy:
         if headers.get("expect") == "100-continue":
             writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         body = await reader.readexactly(int(headers.get("content-length", 0)))
-        self.requests += 1
         fault = self.fault if self.chooses(method, path) else ""
         if fault:
             self.failed.append((method, path))
@@ -148,6 +149,8 @@ class Proxy:
             await asyncio.sleep(600)
         if fault in ("stall", "drop"):
             return False
+        if method == "PUT":
+            self.written.append(path)
         kept = [line for line in lines if not line.lower().startswith("expect")]
         request = "\r\n".join([first, *kept, "Connection: close", "", ""])
         answer = await self._ask(request.encode("latin1") + body)

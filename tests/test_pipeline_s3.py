@@ -1,0 +1,560 @@
+"""Every way in which the pipeline reads and writes, on a server of the S3 protocol."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import click.testing
+import numpy as np
+import pytest
+
+from estimator.acceleration import Point
+from pipeline import (
+    bundle,
+    calls,
+    checkpoint,
+    cli,
+    decode,
+    lock,
+    provenance,
+    publication,
+    s3,
+    schema,
+    store,
+    stream,
+    workspace,
+)
+from pipeline.cohort import open_cohort
+from pipeline.errors import InputError
+from pipeline.location import RemotePath, bytes_received
+from pipeline.plan import Rows
+from pipeline.simulate import simulate
+from pipeline.store import Store
+from tests import s3_server
+from tests.helpers import random_genotypes, write_cohort
+from tests.s3_server import Proxy, remote
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+
+GENOTYPES = random_genotypes(20, 12)
+PACKED = schema.PREPARED["call_genotype_packed"]
+ROWS = np.arange(12, dtype=np.uint8).reshape(4, 3)
+FREQUENCIES = np.linspace(0.1, 0.9, 8, dtype=np.float32).reshape(4, 2)
+
+
+@pytest.fixture(scope="module")
+def proxy() -> Iterator[Proxy]:
+    with s3_server.serve() as started:
+        yield started
+
+
+@pytest.fixture(autouse=True)
+def _healthy(proxy: Proxy) -> Iterator[None]:
+    yield
+    proxy.heal()
+
+
+@pytest.fixture(scope="module")
+def url(proxy: Proxy) -> str:
+    """A cohort whose genotypes have a fill value, as FSStore would read it."""
+    path = remote("cohort.vcz")
+    write_cohort(store.ObjectStore(path), GENOTYPES, fill_value=0)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def model(proxy: Proxy) -> RemotePath:
+    path = remote("model.zarr")
+    _write_model(path)
+    return path
+
+
+def _write_model(path: RemotePath, note: str = "") -> None:
+    made = Store.create(path, "model")
+    spec = schema.MODEL["variant_population_frequency"]
+    made.write("variant_population_frequency", spec, FREQUENCIES)
+    made.set_attrs(note=note)
+    made.finish()
+
+
+@pytest.fixture(scope="module")
+def prepared(proxy: Proxy) -> RemotePath:
+    path = remote("prepared.zarr")
+    _write_prepared(path)
+    return path
+
+
+def _write_prepared(path: RemotePath) -> None:
+    made = Store.create(path, "prepared")
+    made.lay_out("call_genotype_packed", PACKED, ROWS.shape, (2, 100))
+    everybody = np.ones(len(ROWS), bool)
+    made.write("sample_in_fit", schema.PREPARED["sample_in_fit"], everybody)
+    made.track_blocks(2)
+    for block, rows in enumerate((Rows(0, 2), Rows(2, 4))):
+        made.write_rows("call_genotype_packed", rows, ROWS[rows.slice])
+        made.mark_done(block)
+    made.finish()
+
+
+@pytest.fixture(scope="module")
+def rounds(proxy: Proxy) -> RemotePath:
+    folder = remote("rounds")
+    checkpoint.save_point(folder, "fitted", Point(FREQUENCIES, FREQUENCIES.T))
+    return folder
+
+
+def test_store__round_trips(prepared: RemotePath):
+    opened = Store.open(prepared, "prepared")
+    opened.check_whole()
+    before = bytes_received()
+    np.testing.assert_array_equal(opened.read("call_genotype_packed"), ROWS)
+    assert bytes_received() > before
+    assert opened.names() == ["call_genotype_packed", "sample_in_fit"]
+    assert store.is_complete(prepared, "prepared")
+    with pytest.raises(InputError, match=r"nothing\.zarr does not exist"):
+        Store.open(remote("nothing.zarr"), "prepared")
+
+
+def test_store__begun_anew_has_nothing_of_the_earlier_one(proxy: Proxy):
+    path = remote("again.zarr")
+    _write_prepared(path)
+    made = Store.create(path, "prepared")
+    assert made.names() == []
+    assert path.keys() == [".zattrs", ".zgroup"]
+    assert not store.is_complete(path, "prepared")
+
+
+def test_store__an_absent_chunk_is_found(proxy: Proxy):
+    path = remote("absent.zarr")
+    _write_prepared(path)
+    (path / "call_genotype_packed/1.0").unlink()
+    message = "chunk 1.0 of array call_genotype_packed is absent"
+    with pytest.raises(InputError, match=message):
+        Store.open(path, "prepared").check_whole()
+
+
+def test_cohort__reads_as_written(url: str):
+    cohort = open_cohort(url)
+    np.testing.assert_array_equal(cohort.dataset["call_genotype"], GENOTYPES)
+    store.check_genotypes(url)
+
+
+def test_round_files__are_read_whole_and_by_rows(rounds: RemotePath):
+    np.testing.assert_array_equal(
+        checkpoint.load_point(rounds, "fitted").frequencies, FREQUENCIES.T
+    )
+    rows = checkpoint.load_rows(rounds / "fitted-ancestry.npy", np.array([2, 3, 0]))
+    np.testing.assert_array_equal(rows, FREQUENCIES[[2, 3, 0]])
+
+
+# What is read, an object that it needs, and how the error names it.
+Reader = Callable[[dict[str, Any]], Any]
+READERS: dict[str, tuple[Reader, str, str]] = {
+    "quality control": (
+        lambda at: calls.count_calls(
+            open_cohort(at["url"]), np.ones(20, bool), np.ones(12, bool)
+        ),
+        "call_genotype/1.0.0",
+        "cohort.vcz: chunk 1.0.0 of array call_genotype",
+    ),
+    "fingerprint": (
+        lambda at: open_cohort(at["url"]).fingerprint(),
+        "call_genotype/1.0.0",
+        "cohort.vcz: chunk 1.0.0 of array call_genotype",
+    ),
+    "decoding": (
+        lambda at: decode.decode_rows(
+            at["url"], Rows(0, 5), decode.Columns(np.arange(20), np.zeros(20, bool))
+        ),
+        "call_genotype/1.0.0",
+        "cohort.vcz: chunk 1.0.0 of array call_genotype",
+    ),
+    "sample ids": (
+        lambda at: open_cohort(at["url"]),
+        "sample_id/0",
+        "cohort.vcz: chunk 0 of array sample_id",
+    ),
+    "shard": (
+        lambda at: stream.load_shard(
+            stream.ShardKey(at["prepared"], "stamp", Rows(0, 4)), 0
+        ),
+        "call_genotype_packed/1.0",
+        "prepared.zarr: chunk 1.0 of array call_genotype_packed",
+    ),
+    "minibatch": (
+        lambda at: stream.BlockReader().read(at["prepared"], [Rows(2, 4)], []),
+        "call_genotype_packed/1.0",
+        "prepared.zarr: chunk 1.0 of array call_genotype_packed",
+    ),
+    "model": (
+        lambda at: bundle.load_model(at["model"]),
+        "variant_population_frequency/0.0",
+        "model.zarr: chunk 0.0 of array variant_population_frequency",
+    ),
+    "model metadata": (
+        lambda at: bundle.load_model(at["model"]),
+        "model.zarr/.zmetadata",
+        "model.zarr: .zmetadata",
+    ),
+    "round": (
+        lambda at: checkpoint.load_array(at["rounds"] / "fitted-frequencies.npy"),
+        "fitted-frequencies.npy",
+        "rounds/fitted-frequencies.npy",
+    ),
+    "rows of a round": (
+        lambda at: checkpoint.load_rows(
+            at["rounds"] / "fitted-ancestry.npy", np.arange(2)
+        ),
+        "fitted-ancestry.npy",
+        "rounds/fitted-ancestry.npy",
+    ),
+}
+FAULTS = ("403", "500", "503", "stall", "truncate", "drop")
+
+
+def _assert_refused(
+    fault: str, reader: str, at: dict[str, Any], proxy: Proxy, seconds: float
+) -> None:
+    read, part, name = READERS[reader]
+    with s3_server.patience(seconds):
+        proxy.fail_object(fault, part)
+        before = time.monotonic()
+        with pytest.raises(InputError, match=rf"{name} cannot be read \(.*; check the"):
+            read(at)
+        taken = time.monotonic() - before
+    assert proxy.failed
+    # The last try begins within the patience and has half of it for each of two waits.
+    assert taken < 2 * seconds + 10
+    if fault not in ("403", "stall"):
+        assert len(proxy.failed) > 1
+
+
+@pytest.fixture
+def at(
+    url: str, prepared: RemotePath, model: RemotePath, rounds: RemotePath
+) -> dict[str, Any]:
+    return {"url": url, "prepared": prepared, "model": model, "rounds": rounds}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_read__a_refused_object_is_an_error_everywhere(
+    reader: str, at: dict[str, Any], proxy: Proxy
+):
+    _assert_refused("403", reader, at, proxy, 1)
+
+
+@pytest.mark.parametrize("fault", FAULTS[1:])
+def test_read__an_object_that_keeps_failing_is_an_error(
+    fault: str, at: dict[str, Any], proxy: Proxy
+):
+    _assert_refused(fault, "shard", at, proxy, 1)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("reader", READERS)
+def test_read__every_fault_is_an_error_everywhere(
+    fault: str, reader: str, at: dict[str, Any], proxy: Proxy
+):
+    _assert_refused(fault, reader, at, proxy, 4)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("fault", ["503", "stall"])
+def test_read__a_request_that_keeps_failing_ends_within_a_minute(
+    fault: str, at: dict[str, Any], proxy: Proxy
+):
+    proxy.fail_object(fault, "call_genotype_packed/1.0")
+    before = time.monotonic()
+    with pytest.raises(InputError, match=r"chunk 1\.0 of array call_genotype_packed"):
+        Store.open(at["prepared"], "prepared").read("call_genotype_packed")
+    assert s3.PATIENCE_SECONDS - 1 < time.monotonic() - before < 60
+
+
+@pytest.mark.parametrize("fault", ["500", "503", "truncate", "drop"])
+def test_requests__that_fail_now_and_then_are_repeated(fault: str, proxy: Proxy):
+    path = remote(f"often-{fault}.zarr")
+    proxy.fail_some(fault, 0.2)
+    _write_prepared(path)
+    found = Store.open(path, "prepared").read("call_genotype_packed")
+    assert len(proxy.failed) > 3
+    np.testing.assert_array_equal(found, ROWS)
+
+
+def test_requests__wait_for_a_server_that_restarts(proxy: Proxy, prepared: RemotePath):
+    opened = Store.open(prepared, "prepared")
+    proxy.stop()
+    timer = threading.Timer(1.0, proxy.start)
+    timer.start()
+    np.testing.assert_array_equal(opened.read("call_genotype_packed"), ROWS)
+    timer.join()
+
+
+def test_exists__is_an_error_where_nobody_can_tell(proxy: Proxy):
+    proxy.fail("403", lambda method, path: True)
+    with pytest.raises(InputError, match=r"anything cannot be looked up \(Forbidden\)"):
+        remote("anything").exists()
+    with pytest.raises(InputError, match=r"model\.zarr: \.zmetadata cannot be read"):
+        Store.open(remote("model.zarr"), "model")
+
+
+def test_check_genotypes__is_an_error_where_chunks_cannot_be_listed(
+    url: str, proxy: Proxy
+):
+    proxy.fail("403", lambda method, path: "list-type" in path)
+    with pytest.raises(InputError, match="call_genotype cannot be listed"):
+        store.check_genotypes(url)
+
+
+def test_write__to_no_bucket_is_an_error(proxy: Proxy):
+    with pytest.raises(InputError, match=r"cannot be written \(no such bucket\)"):
+        RemotePath("s3://no-such-bucket/file").write_bytes(b"")
+
+
+@pytest.mark.parametrize("text", ["soon", "0", "-1", "inf"])
+def test_patience__must_be_a_number(text: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(s3.PATIENCE_VARIABLE, text)
+    with pytest.raises(InputError, match=f"PATIENCE is '{text}'; set it to seconds"):
+        s3.patience()
+
+
+def _publish(output: RemotePath, note: str) -> None:
+    with workspace.build_beside(output) as folder:
+        assert isinstance(folder, RemotePath)
+        _write_model(folder / output.name, note)
+        (folder / "scratch" / "file").write_bytes(b"")
+        store.publish(folder / output.name, output)
+
+
+def _note(output: RemotePath) -> str:
+    return Store.open(publication.resolve(output), "model").attrs["note"]
+
+
+def test_publish__a_pointer_names_what_was_built(proxy: Proxy):
+    output = remote("single/model.zarr")
+    workspace.check_output(output, "model", overwrite=False)
+    _publish(output, "first")
+    assert _note(output) == "first"
+    with pytest.raises(InputError, match="exists already"):
+        workspace.check_output(output, "model", overwrite=False)
+    workspace.check_output(output, "model", overwrite=True)
+    _publish(output, "second")
+    assert _note(output) == "second"
+    pointer, version = sorted(
+        (item.name for item in output.parent.iterdir()), reverse=True
+    )
+    assert pointer == "model.zarr"
+    assert [item.name for item in (output.parent / version).iterdir()] == ["model.zarr"]
+    real = publication.published_url(str(output))
+    assert real == f"{output.parent}/{version}/model.zarr"
+
+
+def test_publish__replaces_a_store_that_was_copied_there(proxy: Proxy):
+    output = remote("copied/model.zarr")
+    _write_model(output, "copied")
+    assert _note(output) == "copied"
+    _publish(output, "new")
+    assert _note(output) == "new"
+    assert output.keys() == []
+
+
+def test_publish__a_failure_leaves_the_earlier_result(proxy: Proxy):
+    output = remote("failed/model.zarr")
+    _publish(output, "old")
+    proxy.fail("403", lambda method, path: method == "PUT" and "/0.0" in path)
+    with pytest.raises(InputError, match=r"/0\.0 cannot be written \(Access Denied\)"):
+        _publish(output, "new")
+    proxy.heal()
+    assert _note(output) == "old"
+    assert len(list(output.parent.iterdir())) == 2
+
+
+def test_simulate__is_uploaded_and_published(proxy: Proxy, tmp_path: Any):
+    sizes: dict[str, Any] = {"n_samples": 5, "n_variants": 6, "n_populations": 2}
+    output = remote("simulated/cohort.vcz")
+    simulate(output, **sizes, seed=1)
+    simulate(tmp_path / "cohort.vcz", **sizes, seed=1)
+    real = open_cohort(publication.published_url(str(output)))
+    assert real.fingerprint() == open_cohort(tmp_path / "cohort.vcz").fingerprint()
+    with pytest.raises(InputError, match="already exists; pass --overwrite"):
+        simulate(output, **sizes, seed=2)
+    simulate(output, **sizes, overwrite=True, seed=2)
+    again = open_cohort(publication.published_url(str(output)))
+    assert again.fingerprint() != real.url
+
+
+def _hold(path: RemotePath) -> None:
+    with lock.hold(path):
+        pass
+
+
+def test_lock__keeps_a_second_run_out_and_goes_away(proxy: Proxy):
+    path = remote("locked/.lock")
+    with lock.hold(path) as check:
+        check()
+        with pytest.raises(InputError, match="locked: another run is at work there"):
+            _hold(path)
+        check()
+    assert not path.exists()
+    _hold(path)
+
+
+def test_lock__left_over_is_taken_over_and_its_holder_told(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+):
+    path = remote("stale/.lock")
+    with lock.hold(path) as first:
+        # The server's times are whole seconds.
+        time.sleep(1.1)
+        monkeypatch.setattr(lock, "STALE_SECONDS", 0.5)
+        with lock.hold(path) as second:
+            second()
+            with pytest.raises(InputError, match="another run took this one over"):
+                first()
+
+
+def test_lock__is_refreshed(proxy: Proxy, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(lock, "REFRESH_SECONDS", 0.2)
+    path = remote("fresh/.lock")
+    with lock.hold(path):
+        before = path.read_bytes()
+        deadline = time.monotonic() + 30
+        while path.read_bytes() == before:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def _build_all(opened: workspace.Workspace, note: str) -> None:
+    for name, kind in workspace.STORES.items():
+        made = Store.create(opened.building(name), kind)
+        made.set_attrs(note=note)
+        made.finish()
+    provenance.write_json(opened.building("run.json"), {"note": note})
+    opened.building("report.html").write_bytes(note.encode())
+
+
+def _notes(output: RemotePath) -> set[str]:
+    stores = (
+        Store.open(publication.resolve(output / name), kind)
+        for name, kind in workspace.STORES.items()
+    )
+    report = publication.resolve(output / "report.html").read_text()
+    return {report, *(opened.attrs["note"] for opened in stores)}
+
+
+def _open(output: RemotePath, **flags: bool):
+    return workspace.open_workspace(
+        output, **{"resume": False, "overwrite": False, **flags}
+    )
+
+
+INPUTS = {"cohort": "abc"}
+
+
+def _run(output: RemotePath, note: str, **flags: bool) -> None:
+    with _open(output, **flags) as opened:
+        opened.check_inputs(INPUTS)
+        _build_all(opened, note)
+        opened.publish()
+
+
+def test_workspace__publishes_a_version_by_run_json(proxy: Proxy):
+    output = remote("results/a")
+    _run(output, "old")
+    assert _notes(output) == {"old"}
+    with pytest.raises(InputError, match=r"has run\.json already"):
+        _run(output, "new")
+    with _open(output, overwrite=True) as opened:
+        _build_all(opened, "new")
+        assert _notes(output) == {"old"}
+        opened.publish()
+    assert _notes(output) == {"new"}
+    version, pointer = sorted(item.name for item in output.iterdir())
+    assert pointer == "run.json"
+    names = {item.name for item in (output / version).iterdir()}
+    assert names == {*workspace.STORES, "report.html"}
+
+
+class _KilledError(BaseException):
+    """Stands for a driver that dies: nothing after it runs."""
+
+
+@pytest.mark.parametrize("n_deletions", [0, 4])
+def test_workspace__publishing_is_repeated_where_it_was_cut_short(
+    n_deletions: int, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+):
+    output = remote(f"results/cut-{n_deletions}")
+    _run(output, "old")
+    left = iter(range(n_deletions))
+    delete = workspace.delete_tree
+
+    def delete_or_die(path: RemotePath) -> None:
+        if next(left, None) is None:
+            raise _KilledError
+        delete(path)
+
+    def cut_short() -> None:
+        with _open(output, overwrite=True) as opened:
+            opened.check_inputs(INPUTS)
+            _build_all(opened, "new")
+            (opened.work / "rounds" / "a").write_bytes(b"")
+            (opened.work / "stages.json").write_bytes(b"")
+            (opened.work / "more").write_bytes(b"")
+            monkeypatch.setattr(workspace, "delete_tree", delete_or_die)
+            opened.publish()
+
+    with contextlib.suppress(_KilledError):
+        cut_short()
+    monkeypatch.setattr(workspace, "delete_tree", delete)
+    assert _notes(output) == {"new"}
+    with _open(output, resume=True) as opened:
+        assert opened.finished_run() is not None
+        opened.publish()
+    assert _notes(output) == {"new"}
+    assert len(list(output.iterdir())) == 2
+
+
+def test_workspace__resume_finds_what_is_finished(proxy: Proxy):
+    output = remote("results/resumed")
+
+    def die() -> None:
+        with _open(output) as opened:
+            opened.check_inputs(INPUTS)
+            _write_prepared(opened.building("prepared.zarr"))
+            raise _KilledError
+
+    with pytest.raises(_KilledError):
+        die()
+    with pytest.raises(InputError, match=r"has \.work\.json already; pass --resume"):
+        _run(output, "new")
+    with _open(output, resume=True) as opened:
+        assert opened.finished_run() is None
+        assert opened.is_built("prepared.zarr")
+        assert not opened.is_built("model.zarr")
+        with pytest.raises(InputError, match="has another cohort"):
+            opened.check_inputs({"cohort": "another"})
+    _run(output, "new", overwrite=True)
+    assert _notes(output) == {"new"}
+    assert len(list(output.iterdir())) == 2
+
+
+def test_workspace__bad_input_leaves_nothing(proxy: Proxy):
+    output = remote("results/bad")
+
+    def fail() -> None:
+        with _open(output) as opened:
+            opened.check_inputs(INPUTS)
+            raise InputError("bad")
+
+    with pytest.raises(InputError, match="bad"):
+        fail()
+    assert not output.exists()
+
+
+def test_cli__takes_urls(proxy: Proxy, tmp_path: Any):
+    arguments = ["report", str(remote("none.zarr")), "--output", str(tmp_path / "x")]
+    result = click.testing.CliRunner().invoke(cli.main, arguments)
+    assert result.exit_code == 2
+    assert "s3://bucket/none.zarr does not exist; check the path" in result.stderr
