@@ -54,7 +54,7 @@ class FitResult:
     point
         Q of the people in the fit, and P.
     log_likelihood
-        At that point.
+        Of the best point evaluated, which the last relaxation did not lower.
     trace
         Log-likelihood of every round.
     converged
@@ -153,7 +153,7 @@ def fit(
     assert search.best is not None, "at least one round was evaluated"
     trace = checkpoint.load_trace(folder)
     return FitResult(
-        point=search.best.point,
+        point=search.result,
         log_likelihood=search.best.log_likelihood,
         trace=trace,
         converged=search.converged,
