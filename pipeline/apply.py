@@ -18,13 +18,13 @@ from estimator import training
 from estimator.likelihood import pad_shard, tile_shape
 from estimator.packing import count_called
 from estimator.projection import project_ancestry
-from pipeline import bundle, plan, prepare, schema
+from pipeline import bundle, plan, schema
 from pipeline.cluster import Cluster, Future
 from pipeline.config import ApplyConfig
 from pipeline.errors import InputError
 from pipeline.minibatch import DeviceModel, lay_out_model
 from pipeline.plan import Rows
-from pipeline.prepare import Prepared
+from pipeline.prepared import Prepared, open_store
 from pipeline.progress import track
 from pipeline.store import Store, write_all
 from pipeline.stream import read_rows
@@ -156,7 +156,7 @@ def _groups(block: Rows, prepared: Prepared) -> list[Rows]:
 
 def _lay_out(model_path: Path, prepared: Prepared, path: Path) -> Store:
     model = Store.open(model_path, bundle.KIND)
-    source = Store.open(prepared.path, prepare.KIND)
+    source = open_store(prepared.path)
     if model.shape("variant_position")[0] != prepared.n_variants:
         raise InputError(
             f"{model_path} has {model.shape('variant_position')[0]} variants and "
@@ -214,7 +214,7 @@ def _load(task: _GroupTask) -> _Loaded:
 
 def _project_group(task: _GroupTask) -> _Group:
     encoder, device = _load(task)
-    packed = read_rows(Store.open(task.prepared_path, prepare.KIND), task.rows)
+    packed = read_rows(open_store(task.prepared_path), task.rows)
     padded = pad_shard(packed, device.tile)
     genotypes = jnp.asarray(padded)
     features = device.features(

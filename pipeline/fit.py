@@ -27,14 +27,13 @@ from estimator.likelihood import (
 from estimator.packing import VARIANTS_PER_BYTE
 from estimator.relaxation import newton_frequencies, relax_ancestry
 from estimator.spectral import StartingValues, spectral_start
-from pipeline import checkpoint, plan, prepare
+from pipeline import checkpoint, plan
 from pipeline.cluster import Cluster, Future
 from pipeline.config import FitConfig
 from pipeline.errors import InputError
 from pipeline.plan import Rows
-from pipeline.prepare import Prepared
+from pipeline.prepared import Prepared, open_store
 from pipeline.progress import track
-from pipeline.store import Store
 from pipeline.stream import Shard, ShardKey, load_shard, read_rows
 
 FloatArray = npt.NDArray[np.float32]
@@ -175,7 +174,7 @@ def _check_size(prepared: Prepared, config: FitConfig) -> None:
 
 
 def _count_called(prepared: Prepared) -> int:
-    store = Store.open(prepared.path, prepare.KIND)
+    store = open_store(prepared.path)
     return int(store.read("sample_n_called")[prepared.in_fit].sum())
 
 
@@ -211,7 +210,7 @@ def _starting_point(
     """Spectral start on a sample, extended to everyone and every variant."""
     with track("starting values"):
         start = cluster.submit(_sample_start, _StartTask(prepared, config, seed))
-        store = Store.open(prepared.path, prepare.KIND)
+        store = open_store(prepared.path)
         frequency = store.read("variant_frequency").astype(np.float32)
         pooled = np.repeat(frequency[None], config.n_populations, axis=0)
         name = "start"
@@ -262,7 +261,7 @@ def _finish_round(cluster: Cluster, sums: list[Future], frequencies: Path) -> Fu
 def _sample_start(task: _StartTask) -> _SampleStart:
     """P of an evenly spaced sample of variants, from a sample of chunks of people."""
     prepared, config = task.prepared, task.config
-    store = Store.open(prepared.path, prepare.KIND)
+    store = open_store(prepared.path)
     blocks = plan.split_rows(prepared.n_samples, prepared.unit)
     n_blocks = max(config.start_people // prepared.unit, 1)
     n_bytes = store.shape("call_genotype_packed")[1]

@@ -5,33 +5,20 @@ there; `sample_in_fit` says who informs the fit. One task decodes one block of p
 and writes whole chunks.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from estimator.packing import count_called, packed_width
-from pipeline import decode, plan, schema
+from estimator.packing import packed_width
+from pipeline import decode, plan, prepared, schema
 from pipeline.cluster import Cluster
 from pipeline.cohort import Cohort
 from pipeline.config import QCConfig
-from pipeline.errors import InputError
-from pipeline.plan import Rows
 from pipeline.progress import track
 from pipeline.qc import QCResult, quality_control
 from pipeline.store import Store, write_all
-
-KIND = "prepared"
-
-
-@dataclass(frozen=True)
-class _Task:
-    url: str
-    path: Path
-    block: int
-    rows: Rows
 
 
 def prepare(
@@ -115,7 +102,7 @@ def lay_out(
     keys: dict[str, npt.NDArray[Any]],
 ) -> Store:
     """Create a prepared store with everything but the genotypes in it."""
-    store = Store.create(path, KIND)
+    store = Store.create(path, prepared.KIND)
     write_all(
         store,
         schema.PREPARED,
@@ -147,77 +134,9 @@ def fill(cohort: Cohort, store: Store, cluster: Cluster) -> None:
     blocks = plan.plan_blocks(cohort.n_samples, n_variants, cohort.sample_chunk)
     store.track_blocks(len(blocks))
     tasks = [
-        _Task(cohort.url, store.path, block, rows) for block, rows in enumerate(blocks)
+        decode.BlockTask(cohort.url, store.path, block, rows)
+        for block, rows in enumerate(blocks)
     ]
     with track("preparing genotypes", len(tasks)) as progress:
-        for _ in cluster.run_all(_decode_block, tasks):
+        for _ in cluster.run_all(decode.decode_block, tasks):
             progress.advance()
-
-
-def _decode_block(task: _Task) -> None:
-    store = Store.open(task.path, KIND, writable=True)
-    index = store.read("variant_index")
-    swapped = np.zeros(len(index), bool)
-    if "variant_swapped" in store:
-        swapped = store.read("variant_swapped")
-    packed = decode.decode_rows(task.url, task.rows, decode.Columns(index, swapped))
-    store.write_rows("call_genotype_packed", task.rows, packed)
-    store.write_rows("sample_n_called", task.rows, count_called(packed))
-    store.mark_done(task.block)
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What the driver knows of a prepared store; workers read the genotypes.
-
-    Attributes
-    ----------
-    path
-        The store.
-    source
-        Name of the cohort it was made from.
-    n_samples, n_variants
-        Its size.
-    unit
-        People in a chunk.
-    sample_chunk
-        People in a chunk of the cohort that it was made from.
-    in_fit
-        Who informs the fit.
-    """
-
-    path: Path
-    source: str
-    n_samples: int
-    n_variants: int
-    unit: int
-    sample_chunk: int
-    in_fit: npt.NDArray[np.bool_]
-
-    @property
-    def n_in_fit(self) -> int:
-        """Number of people who inform the fit."""
-        return int(np.count_nonzero(self.in_fit))
-
-
-def open_prepared(path: Path) -> Prepared:
-    """Open a finished prepared store.
-
-    Raises
-    ------
-    InputError
-        If it is missing, of another kind or unfinished.
-    """
-    store = Store.open(path, KIND)
-    if not store.attrs.get("complete"):
-        raise InputError(f"{path} is unfinished; run `streamixture prepare` again")
-    store.check_whole()
-    return Prepared(
-        path=path,
-        source=store.attrs["source"],
-        n_samples=store.shape("sample_id")[0],
-        n_variants=store.attrs["n_variants"],
-        unit=store.chunks("call_genotype_packed")[0],
-        sample_chunk=store.attrs["sample_chunk"],
-        in_fit=store.read("sample_in_fit"),
-    )

@@ -18,7 +18,8 @@ from pipeline.config import RunConfig
 from pipeline.demo import write_demo_cohort
 from pipeline.errors import InputError
 from pipeline.meter import Meter
-from pipeline.prepare import open_prepared, prepare
+from pipeline.prepare import prepare
+from pipeline.prepared import open_prepared
 from pipeline.report import write_report
 from pipeline.store import Store
 from pipeline.workspace import STORES, Workspace, open_workspace

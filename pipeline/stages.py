@@ -18,7 +18,8 @@ from pipeline.fit import fit
 from pipeline.ingest import ingest, needs_import
 from pipeline.match import Match, match_variants
 from pipeline.meter import Meter
-from pipeline.prepare import Prepared, fill, lay_out, open_prepared, prepare
+from pipeline.prepare import fill, lay_out, prepare
+from pipeline.prepared import Prepared, open_prepared
 from pipeline.schema import PREPARED, VARIANT_KEYS
 from pipeline.store import Store, check_genotypes, publish
 from pipeline.train import train

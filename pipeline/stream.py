@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from estimator.likelihood import TileShape, pad_shard, tile_shape
-from pipeline import prepare
 from pipeline.plan import Rows
+from pipeline.prepared import open_store
 from pipeline.store import Store
 
 Packed = npt.NDArray[np.uint8]
@@ -95,7 +95,7 @@ def read_rows(store: Store, rows: Rows) -> Packed:
 
 
 def _read_shard(key: ShardKey) -> Shard:
-    store = Store.open(key.path, prepare.KIND)
+    store = open_store(key.path)
     in_fit = store.read("sample_in_fit", key.rows.slice)
     packed = read_rows(store, key.rows)[in_fit]
     tile = tile_shape()
@@ -155,5 +155,5 @@ class BlockReader:
 
 
 def _read_blocks(path: Path, blocks: tuple[Rows, ...]) -> Packed:
-    store = Store.open(path, prepare.KIND)
+    store = open_store(path)
     return np.concatenate([read_rows(store, rows) for rows in blocks])

@@ -19,7 +19,7 @@ from pipeline.config import TrainConfig
 from pipeline.fit import FitResult
 from pipeline.minibatch import FittedModel, Slice
 from pipeline.plan import Rows
-from pipeline.prepare import Prepared
+from pipeline.prepared import Prepared
 from pipeline.progress import track
 
 MAX_DISTILLATION_PEOPLE = 65_536

@@ -27,7 +27,8 @@ import zarr
 from pipeline.cluster import Cluster
 from pipeline.cohort import Cohort, open_cohort
 from pipeline.config import QCConfig
-from pipeline.prepare import Prepared, open_prepared, prepare
+from pipeline.prepare import prepare
+from pipeline.prepared import Prepared, open_prepared
 
 DIMS = {
     "call_genotype": ["variants", "samples", "ploidy"],

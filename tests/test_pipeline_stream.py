@@ -6,11 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from estimator.packing import ALL_MISSING_BYTE
-from pipeline import plan, prepare, stream
+from pipeline import plan, stream
 from pipeline.errors import InputError
 from pipeline.plan import Rows
-from pipeline.prepare import Prepared
-from pipeline.store import Store
+from pipeline.prepared import Prepared, open_prepared, open_store
 from pipeline.stream import BlockReader, ShardKey, minibatch_plan
 from tests.helpers import random_genotypes, small_prepared
 
@@ -23,14 +22,14 @@ def prepared(tmp_path) -> Prepared:
     """150 people in chunks of 32, every third of whom is left out of the fit."""
     genotypes = random_genotypes(18, N_SAMPLES, missing=0.1)
     made = small_prepared(tmp_path, genotypes, chunks=(9, UNIT))
-    store = Store.open(made.path, prepare.KIND, writable=True)
+    store = open_store(made.path, writable=True)
     in_fit = np.arange(N_SAMPLES) % 3 > 0
     store.write_rows("sample_in_fit", Rows(0, N_SAMPLES), in_fit)
-    return prepare.open_prepared(made.path)
+    return open_prepared(made.path)
 
 
 def _everybody(prepared: Prepared) -> np.ndarray:
-    return Store.open(prepared.path, prepare.KIND).read("call_genotype_packed")
+    return open_store(prepared.path).read("call_genotype_packed")
 
 
 def _key(prepared: Prepared, rows: Rows, stamp: str = "x") -> ShardKey:
