@@ -82,6 +82,12 @@ _populations_option = click.option(
 )
 
 
+def _restart(function: Command) -> Command:
+    """Add the options that say what to do with what is there already."""
+    resume = click.option("--resume", is_flag=True, help="Finish what was interrupted.")
+    return resume(_overwrite_option(function))
+
+
 def _configure(
     config_path: Path | None,
     *,
@@ -139,8 +145,7 @@ def main(verbose: int) -> None:
 @click.option(
     "--no-qc", is_flag=True, help="Keep every biallelic variant and every person."
 )
-@click.option("--resume", is_flag=True, help="Finish an interrupted run.")
-@_overwrite_option
+@_restart
 def run(
     cohort: str,
     output: Path,
@@ -150,8 +155,7 @@ def run(
     config_path: Path | None,
     seed: int | None,
     no_qc: bool,
-    resume: bool,
-    overwrite: bool,
+    **restart: bool,
 ) -> None:
     """Estimate the ancestry of everybody in COHORT.
 
@@ -163,14 +167,7 @@ def run(
     )
     from pipeline import run as runner
 
-    result = runner.run(
-        cohort,
-        output,
-        config,
-        _cluster(workers, scheduler),
-        resume=resume,
-        overwrite=overwrite,
-    )
+    result = runner.run(cohort, output, config, _cluster(workers, scheduler), **restart)
     _print_result(result.summary, output)
 
 
@@ -211,7 +208,7 @@ def import_(source: str, output: Path, workers: int, overwrite: bool) -> None:
 @_workers
 @_config_option
 @click.option("--no-qc", is_flag=True, help="Keep every biallelic variant and person.")
-@_overwrite_option
+@_restart
 def prepare(
     cohort: str,
     output: Path,
@@ -219,14 +216,14 @@ def prepare(
     scheduler: str | None,
     config_path: Path | None,
     no_qc: bool,
-    overwrite: bool,
+    **restart: bool,
 ) -> None:
     """Check the quality of COHORT and pack its genotypes for the fit."""
     config = _configure(config_path, no_qc=no_qc)
     from pipeline import stages
 
     cluster = _cluster(workers, scheduler)
-    stages.prepare_only(cohort, output, config, cluster, overwrite=overwrite)
+    stages.prepare_only(cohort, output, config, cluster, **restart)
     click.echo(f"prepared {cohort} as {output}")
 
 
@@ -237,7 +234,7 @@ def prepare(
 @_workers
 @_config_option
 @_seed_option
-@_overwrite_option
+@_restart
 def fit(
     prepared: Path,
     output: Path,
@@ -246,14 +243,14 @@ def fit(
     scheduler: str | None,
     config_path: Path | None,
     seed: int | None,
-    overwrite: bool,
+    **restart: bool,
 ) -> None:
     """Fit the model to a PREPARED store and train its encoder."""
     config = _configure(config_path, seed=seed, n_populations=n_populations)
     from pipeline import stages
 
     cluster = _cluster(workers, scheduler)
-    stages.fit_only(prepared, output, config, cluster, overwrite=overwrite)
+    stages.fit_only(prepared, output, config, cluster, **restart)
     click.echo(f"fitted {prepared}: {output}")
 
 
@@ -268,7 +265,7 @@ def fit(
 )
 @_workers
 @_config_option
-@_overwrite_option
+@_restart
 def apply_(
     model: Path,
     cohort: str,
@@ -277,14 +274,14 @@ def apply_(
     workers: int | None,
     scheduler: str | None,
     config_path: Path | None,
-    overwrite: bool,
+    **restart: bool,
 ) -> None:
     """Project the people of COHORT on a fitted MODEL."""
     config = _configure(config_path, refine=refine)
     from pipeline import stages
 
     cluster = _cluster(workers, scheduler)
-    match = stages.project(model, cohort, output, config, cluster, overwrite=overwrite)
+    match = stages.project(model, cohort, output, config, cluster, **restart)
     click.echo(
         f"variants of the model: {match.n_matched} matched, {match.n_swapped} with "
         f"alleles swapped, {match.n_absent} absent"

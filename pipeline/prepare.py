@@ -35,7 +35,8 @@ def prepare(
     cohort
         The cohort.
     path
-        Where the store is built.
+        Where the store is built. An unfinished one of the same cohort and
+        configuration is continued: it holds what quality control found.
     config
         Thresholds of quality control.
     cluster
@@ -48,6 +49,15 @@ def prepare(
     InputError
         If quality control leaves nothing, or the cohort cannot be read.
     """
+    store = Store.resume(path, KIND) or _lay_out_checked(cohort, path, config, attrs)
+    fill(cohort, store, cluster)
+    store.finish()
+
+
+def _lay_out_checked(
+    cohort: Cohort, path: Path, config: QCConfig, attrs: dict[str, Any]
+) -> Store:
+    """Lay out a store of the variants that pass quality control."""
     with track("quality control"):
         result = quality_control(cohort, config)
     index = np.flatnonzero(result.variant_mask)
@@ -62,9 +72,8 @@ def prepare(
             "sample_in_fit": result.sample_mask,
         },
     )
-    fill(cohort, store, cluster)
     store.set_attrs(qc_steps=_steps(result), **attrs)
-    store.finish()
+    return store
 
 
 def _steps(result: QCResult) -> list[dict[str, Any]]:
@@ -129,13 +138,16 @@ def lay_out(
 
 
 def fill(cohort: Cohort, store: Store, cluster: Cluster) -> None:
-    """Decode every block that is left on the cluster's workers."""
+    """Decode every block that is left on the cluster's workers.
+
+    Nothing may be laid out in the store from here on.
+    """
     n_variants = store.attrs["n_variants"]
     blocks = plan.plan_blocks(cohort.n_samples, n_variants, cohort.sample_chunk)
     store.track_blocks(len(blocks))
     tasks = [
-        decode.BlockTask(cohort.url, store.path, block, rows)
-        for block, rows in enumerate(blocks)
+        decode.BlockTask(cohort.url, store.path, block, blocks[block])
+        for block in store.blocks_left()
     ]
     with track("preparing genotypes", len(tasks)) as progress:
         for _ in cluster.run_all(decode.decode_block, tasks):

@@ -16,7 +16,6 @@ from pipeline.cluster import Cluster
 from pipeline.cohort import Cohort
 from pipeline.config import RunConfig
 from pipeline.demo import write_demo_cohort
-from pipeline.errors import InputError
 from pipeline.meter import Meter
 from pipeline.prepare import prepare
 from pipeline.prepared import open_prepared
@@ -66,9 +65,9 @@ def run(
         cohort = stages.open_source(source, workspace.work)
         inputs = stages.provenance_inputs(cohort.fingerprint(), config)
         attrs = stages.describe(source, config, inputs)
-        finished = workspace.finished_run()
-        if resume and finished is not None:
-            return _conclude(workspace, finished, attrs)
+        finished = workspace.conclude(attrs["stamp"]) if resume else None
+        if finished is not None:
+            return RunResult(output, finished)
         workspace.check_inputs(inputs)
         with cluster as workers:
             meter = Meter(workers, workspace.building("stages.json"))
@@ -79,19 +78,6 @@ def run(
         provenance.write_json(workspace.building("run.json"), summary)
         workspace.publish()
     return RunResult(output, summary)
-
-
-def _conclude(
-    workspace: Workspace, finished: dict[str, Any], attrs: dict[str, Any]
-) -> RunResult:
-    """Publish what is left of a run with the same inputs that has all stages done."""
-    if finished["stamp"] != attrs["stamp"]:
-        raise InputError(
-            f"{workspace.output}: the finished run had another cohort, configuration "
-            "or software; pass --overwrite to replace it"
-        )
-    workspace.publish()
-    return RunResult(workspace.output, finished)
 
 
 def _run_stages(

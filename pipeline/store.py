@@ -1,8 +1,9 @@
 """The pipeline's own Zarr stores: lay out, fill by aligned regions, publish whole.
 
 The only module that imports zarr. A store is built under a working name with its
-arrays laid out first; a block is marked in a `*_done` array only after it was written,
-because an absent chunk may also be one that equals the fill value. `publish` renames
+arrays laid out first; a block is marked in the array `done` only after it was written,
+because an absent chunk may also be one that equals the fill value. A store with that
+array is laid out, and can be continued after its makers were killed. `publish` renames
 the finished store into place.
 """
 
@@ -23,6 +24,7 @@ from pipeline.schema import SCHEMA_VERSION, ArraySpec
 _COMPRESSOR = numcodecs.Blosc("zstd", 1, numcodecs.Blosc.SHUFFLE)
 _DIMENSIONS = "_ARRAY_DIMENSIONS"  # xarray's name for them
 _DONE = "done"
+_CONSOLIDATED = ".zmetadata"  # written last of all
 
 
 class Store:
@@ -37,20 +39,27 @@ class Store:
     """
 
     def __init__(self, path: Path, group: zarr.Group) -> None:
+        # With threads of its own, Blosc orders a chunk's blocks as they finish, and
+        # the same values give other bytes every time.
+        numcodecs.blosc.use_threads = False
         self.path = path
         self._group = group
 
     @classmethod
     def create(cls, path: Path, kind: str) -> "Store":
         """Start an empty store, in place of anything unfinished at the path."""
-        # With threads of its own, Blosc orders a chunk's blocks as they finish, and
-        # the same values give other bytes every time.
-        numcodecs.blosc.use_threads = False
         shutil.rmtree(path, ignore_errors=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         group = zarr.open_group(zarr.DirectoryStore(str(path)), mode="w")
         group.attrs.update({"kind": kind, "schema_version": SCHEMA_VERSION})
         return cls(path, group)
+
+    @classmethod
+    def resume(cls, path: Path, kind: str) -> "Store | None":
+        """Open an unfinished store whose layout is whole; None if there is none."""
+        if not is_under_way(path):
+            return None
+        return cls.open(path, kind, writable=True)
 
     @classmethod
     def open(cls, path: Path, kind: str, *, writable: bool = False) -> "Store":
@@ -176,28 +185,42 @@ class Store:
         array[rows.slice] = values
 
     def track_blocks(self, n_blocks: int) -> None:
-        """Prepare to remember which blocks were written."""
+        """Remember from now on which blocks were written, when all else is laid out.
+
+        In a store that is continued, those written already are remembered.
+        """
+        if _DONE in self._group:
+            return
         array = self._group.create_dataset(
-            _DONE, shape=(n_blocks,), chunks=(1,), dtype="bool", fill_value=False
+            _DONE, shape=(n_blocks,), chunks=(1,), dtype="f8", fill_value=np.nan
         )
         array.attrs[_DIMENSIONS] = ["blocks"]
 
-    def mark_done(self, block: int) -> None:
-        """Record that a block was written, after it was."""
-        self._group[_DONE][block] = True
+    def mark_done(self, block: int, figure: float = 0.0) -> None:
+        """Record that a block was written, after it was, with a figure of it."""
+        assert not np.isnan(figure), f"the figure of block {block} is not a number"
+        self._group[_DONE][block] = figure
 
     def blocks_left(self) -> list[int]:
         """Blocks not yet written."""
-        return [int(i) for i in np.flatnonzero(~self._group[_DONE][:])]
+        return [int(i) for i in np.flatnonzero(np.isnan(self._group[_DONE][:]))]
+
+    def block_figures(self) -> list[float]:
+        """Figures that the blocks were marked with, in order of the blocks."""
+        return self._group[_DONE][:].tolist()
 
     def finish(self) -> None:
         """Check that every block was written, and consolidate the metadata.
 
-        Last of all, because consolidated readers do not see later attributes.
+        Last of all, because consolidated readers do not see later attributes, and
+        because they are what tells a finished store.
         """
         if _DONE in self._group:
             assert not self.blocks_left(), f"{self.path}: blocks were not written"
             del self._group[_DONE]
+        # Writers that were killed leave the files that they had not yet renamed.
+        for path in self.path.rglob("*.partial"):
+            path.unlink(missing_ok=True)
         self.set_attrs(complete=True)
         zarr.consolidate_metadata(self._group.store)
 
@@ -244,9 +267,14 @@ def _check_chunks(where: str | Path, array: zarr.Array) -> None:
 
 def is_complete(path: Path, kind: str) -> bool:
     """Whether a finished store of the kind is at the path."""
-    if not (path / ".zgroup").exists():
+    if not (path / _CONSOLIDATED).exists():
         return False
     return bool(Store.open(path, kind).attrs.get("complete"))
+
+
+def is_under_way(path: Path) -> bool:
+    """Whether an unfinished store with its layout whole is at the path."""
+    return (path / _DONE / ".zarray").exists()
 
 
 def write_all(

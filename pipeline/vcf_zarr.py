@@ -24,6 +24,8 @@ VCF_ZARR_VERSION = "0.2"
 
 _GENOTYPE_COMPRESSOR = numcodecs.Blosc("zstd", 1, numcodecs.Blosc.BITSHUFFLE)
 
+_UNFINISHED = ".partial"
+
 Genotypes = Int8[np.ndarray, "variants samples 2"]
 GenotypeSource = Callable[[slice, slice], Genotypes]
 
@@ -50,8 +52,7 @@ def new_store(destination: str | Path, *, overwrite: bool = False) -> Iterator[P
     target = Path(destination)
     _check_replaceable(target, overwrite)
     target.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{target.name}."
-    workspace = Path(tempfile.mkdtemp(".partial", prefix, target.parent))
+    workspace = Path(tempfile.mkdtemp(_UNFINISHED, f".{target.name}.", target.parent))
     try:
         yield workspace / "store"
         if target.exists():
@@ -59,6 +60,15 @@ def new_store(destination: str | Path, *, overwrite: bool = False) -> Iterator[P
         (workspace / "store").rename(target)
     finally:
         shutil.rmtree(workspace, ignore_errors=True)
+
+
+def clear_unfinished(destination: Path) -> None:
+    """Delete what writers of a store that were killed left beside it.
+
+    For a folder in which nobody else writes.
+    """
+    for path in destination.parent.glob(f".{destination.name}.*{_UNFINISHED}"):
+        shutil.rmtree(path)
 
 
 def _check_replaceable(target: Path, overwrite: bool) -> None:

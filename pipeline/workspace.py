@@ -1,15 +1,15 @@
-"""The output directory of a run: what is finished, what is under way, who holds it.
+"""Where results are made: what is finished, what is under way, who holds it.
 
-Everything is built under `.work` and moved into place at the end, so that a reader
-sees the earlier results or the new ones. A lock keeps two runs apart; the system
-releases it when its holder dies, however it dies.
+A run builds everything in `OUTPUT/.work`, a stage on its own in `.STORE.work` beside
+its store, and moves it into place at the end, so that a reader sees the earlier results
+or the new ones. A lock keeps two runs apart; the system releases it when its holder
+dies, however it dies.
 """
 
 import contextlib
 import fcntl
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,20 +30,21 @@ _INPUTS = "inputs.json"
 
 @dataclass(frozen=True)
 class Workspace:
-    """An output directory.
+    """Results, and the directory that they are built in.
 
     Attributes
     ----------
     output
-        Where finished results are.
+        The directory, or the one store, that is asked for.
+    work
+        Where unfinished results are.
+    targets
+        Where each result goes, by name. When the last is in place, all are.
     """
 
     output: Path
-
-    @property
-    def work(self) -> Path:
-        """Where unfinished results are."""
-        return self.output / _WORK
+    work: Path
+    targets: dict[str, Path]
 
     def building(self, name: str) -> Path:
         """Where a store or file is built."""
@@ -53,31 +54,66 @@ class Workspace:
         """Whether a store of this run is finished, though not published."""
         return store.is_complete(self.building(name), STORES[name])
 
-    def finished_run(self) -> dict[str, Any] | None:
-        """Contents of run.json where all is built, though perhaps not published."""
-        built, published = self.building("run.json"), self.output / "run.json"
-        if built.exists():
-            return json.loads(built.read_text())
-        if (self.work / _INPUTS).exists() or not published.exists():
-            return None
-        return json.loads(published.read_text())
-
     @property
-    def has_fit(self) -> bool:
-        """Whether rounds of a fit, or what came of them, would be lost."""
-        return self.building("rounds").exists() or self.is_built("model.zarr")
+    def has_progress(self) -> bool:
+        """Whether blocks or rounds, or what came of them, would be lost."""
+        return (
+            self.building("rounds").exists()
+            or self.is_built("model.zarr")
+            or any(store.is_under_way(self.building(name)) for name in STORES)
+        )
+
+    def finished(self) -> dict[str, Any] | None:
+        """Contents of run.json, or attributes of the one store that is asked for.
+
+        None while not all is built. It need not be published.
+        """
+        *_, (name, target) = self.targets.items()
+        built = _read_finished(name, self.building(name))
+        if built is not None or (self.work / _INPUTS).exists():
+            return built
+        return _read_finished(name, target)
+
+    def conclude(self, stamp: str) -> dict[str, Any] | None:
+        """Publish what is left of a run that has all stages done.
+
+        Parameters
+        ----------
+        stamp
+            Fingerprint of the inputs.
+
+        Returns
+        -------
+        What `finished` returns.
+
+        Raises
+        ------
+        InputError
+            If it had other inputs.
+        """
+        finished = self.finished()
+        if finished is None:
+            return None
+        if finished["stamp"] != stamp:
+            raise InputError(
+                f"{self.output}: the finished run had another cohort, configuration "
+                "or software; pass --overwrite to replace it"
+            )
+        self.publish()
+        return finished
 
     def publish(self) -> None:
         """Move what was built, and is not in place already, into place.
 
-        Whenever this is cut short, `finished_run` tells so and it can be repeated:
-        run.json goes last, and the inputs of the run under way just before it.
+        Whenever this is cut short, `finished` tells so and it can be repeated: the
+        inputs of the run under way go just before the last of the results is moved.
         """
-        for name in (*STORES, *FILES):
-            if name == "run.json":
+        *_, last = self.targets
+        for name, target in self.targets.items():
+            if name == last:
                 (self.work / _INPUTS).unlink(missing_ok=True)
             if self.building(name).exists():
-                store.publish(self.building(name), self.output / name)
+                store.publish(self.building(name), target)
         shutil.rmtree(self.work)
 
     def check_inputs(self, inputs: dict[str, Any]) -> None:
@@ -101,17 +137,23 @@ class Workspace:
                 )
 
 
-def _existing(output: Path) -> list[str]:
-    return [n for n in (*STORES, *FILES, _WORK) if (output / n).exists()]
+def _read_finished(name: str, path: Path) -> dict[str, Any] | None:
+    if name in STORES:
+        kind = STORES[name]
+        if not store.is_complete(path, kind):
+            return None
+        return store.Store.open(path, kind).attrs
+    return json.loads(path.read_text()) if path.exists() else None
 
 
 @contextlib.contextmanager
 def open_workspace(
     output: Path, *, resume: bool, overwrite: bool
 ) -> Iterator[Workspace]:
-    """Take hold of an output directory until the block ends.
+    """Take hold of a run's output directory until the block ends.
 
-    If the block raises InputError before the fit began, nothing is left behind.
+    If the block raises InputError before anything was done that could be continued,
+    nothing is left behind.
 
     Parameters
     ----------
@@ -129,38 +171,90 @@ def open_workspace(
     """
     if output.exists() and not output.is_dir():
         raise InputError(f"{output} is a file; name a directory for --output")
-    existing = _existing(output)
+    targets = {name: output / name for name in (*STORES, *FILES)}
+    existing = [n for n in (*targets, _WORK) if (output / n).exists()]
     if existing and not (resume or overwrite):
         raise InputError(
             f"{output} has {existing[0]} already; pass --resume to finish an "
             "interrupted run, --overwrite to replace it, or name another --output"
         )
-    is_new = not output.exists()
-    workspace = Workspace(output)
-    continues = resume and workspace.work.exists()
-    workspace.work.mkdir(parents=True, exist_ok=True)
-    with _lock(workspace.work / "lock"):
+    workspace = Workspace(output, output / _WORK, targets)
+    with _hold(workspace, resume=resume, overwrite=overwrite):
+        yield workspace
+
+
+@contextlib.contextmanager
+def open_store_workspace(
+    output: Path, name: str, *, resume: bool, overwrite: bool
+) -> Iterator[Workspace]:
+    """Take hold of the place of one store until the block ends, as `open_workspace`.
+
+    Parameters
+    ----------
+    output
+        The store to make.
+    name
+        What a run calls such a store.
+    resume, overwrite
+        As for a run.
+
+    Raises
+    ------
+    InputError
+        If the store exists, finished or not, and neither is set, if something else is
+        there, or if another run is at work.
+    """
+    work = output.with_name(f".{output.name}{_WORK}")
+    if not (resume or overwrite):
+        _check_absent(output, work)
+    elif output.exists():
+        store.Store.open(output, STORES[name])
+    workspace = Workspace(output, work, {name: output})
+    with _hold(workspace, resume=resume, overwrite=overwrite):
+        yield workspace
+
+
+def _check_absent(output: Path, work: Path) -> None:
+    if output.exists():
+        raise InputError(
+            f"{output} exists already; pass --overwrite to replace it, or name another "
+            "--output"
+        )
+    if work.exists():
+        raise InputError(
+            f"{output} was begun in {work.name}; pass --resume to finish it, "
+            "--overwrite to start afresh, or name another --output"
+        )
+
+
+@contextlib.contextmanager
+def _hold(workspace: Workspace, *, resume: bool, overwrite: bool) -> Iterator[None]:
+    work = workspace.work
+    is_new = not work.parent.exists()
+    continues = resume and work.exists()
+    work.mkdir(parents=True, exist_ok=True)
+    with _lock(workspace):
         if overwrite and not resume:
-            _clear(workspace.work)
+            _clear(work)
         try:
-            yield workspace
+            yield
         except InputError:
-            if not (continues or workspace.has_fit):
-                shutil.rmtree(workspace.work, ignore_errors=True)
+            if not (continues or workspace.has_progress):
+                shutil.rmtree(work, ignore_errors=True)
                 if is_new:
                     with contextlib.suppress(OSError):
-                        output.rmdir()
+                        work.parent.rmdir()
             raise
 
 
 @contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
+def _lock(workspace: Workspace) -> Iterator[None]:
+    with (workspace.work / "lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(
-                f"{path.parent.parent}: another run is at work there; wait for it, "
+                f"{workspace.output}: another run is at work there; wait for it, "
                 "or name another --output"
             ) from None
         yield
@@ -172,32 +266,3 @@ def _clear(work: Path) -> None:
             shutil.rmtree(path)
         elif path.name != "lock":
             path.unlink()
-
-
-def check_output(path: Path, kind: str, *, overwrite: bool) -> None:
-    """Refuse an output that exists, unless it is a store of the kind to replace.
-
-    Raises
-    ------
-    InputError
-        If the path may not be written to.
-    """
-    if not path.exists():
-        return
-    if not overwrite:
-        raise InputError(
-            f"{path} exists already; pass --overwrite to replace it, or name another "
-            "--output"
-        )
-    store.Store.open(path, kind)
-
-
-@contextlib.contextmanager
-def build_beside(output: Path) -> Iterator[Path]:
-    """Yield a scratch directory on the output's file system, deleted afterwards."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    name = tempfile.mkdtemp(".partial", f".{output.name}.", output.parent)
-    try:
-        yield Path(name)
-    finally:
-        shutil.rmtree(name, ignore_errors=True)

@@ -144,6 +144,51 @@ def test_finish__refuses_while_blocks_are_left(tmp_path):
     assert made.names() == ["call_genotype_packed"]
 
 
+def test_track_blocks__again_keeps_what_was_marked(tmp_path):
+    made = _laid_out(tmp_path)
+    made.track_blocks(3)
+    made.mark_done(1, 0.1 + 0.2)
+    again = Store.resume(made.path, "prepared")
+    assert again is not None
+    again.track_blocks(3)
+    assert again.blocks_left() == [0, 2]
+    assert again.block_figures()[1] == 0.1 + 0.2
+
+
+def test_mark_done__refuses_a_figure_that_means_not_done(tmp_path):
+    made = _laid_out(tmp_path)
+    made.track_blocks(1)
+    with pytest.raises(AssertionError, match="figure of block 0 is not a number"):
+        made.mark_done(0, float("nan"))
+
+
+def test_resume__needs_a_whole_layout(tmp_path):
+    path = tmp_path / "made.zarr"
+    assert Store.resume(path, "prepared") is None
+    made = _laid_out(tmp_path)
+    assert Store.resume(path, "prepared") is None
+    made.track_blocks(0)
+    assert Store.resume(path, "prepared") is not None
+    with pytest.raises(InputError, match=r"not a streamixture model store"):
+        Store.resume(path, "model")
+    made.finish()
+    assert Store.resume(path, "prepared") is None
+
+
+def test_finish__removes_what_killed_writers_left(tmp_path):
+    made = _finished(tmp_path / "made.zarr")
+    for name in (".zattrs.0a.partial", "call_genotype_packed/0.0.1b.partial"):
+        (made.path / name).write_bytes(b"half")
+    made.finish()
+    assert _tree(made.path) == _tree(_finished(tmp_path / "other.zarr").path)
+
+
+def test_is_complete__needs_the_consolidated_metadata(tmp_path):
+    made = _finished(tmp_path / "made.zarr")
+    (made.path / ".zmetadata").unlink()
+    assert not store.is_complete(made.path, "prepared")
+
+
 def test_finish__consolidates_every_attribute(tmp_path):
     made = _laid_out(tmp_path)
     made.set_attrs(stamp="abc", nested={"k": [1, 2.5]})
