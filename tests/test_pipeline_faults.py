@@ -1,13 +1,14 @@
 """Runs that lose a worker or their driver, by real signals to real processes."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -119,41 +120,118 @@ def test_run__moves_the_work_of_a_frozen_worker(
     assert tree_bytes(output) == undisturbed
 
 
-# A run as its own process. Workers import the script too, and must not get jax by it.
+# A run as its own process, which kills itself, or its workers with it, when a piece of
+# work has come so far. Workers import the script too, and must not get jax by it.
 DRIVER = """
 if __name__ == "__main__":
+    import os
+    import signal
     import sys
     from pathlib import Path
-    from pipeline import cluster, run
+    from pipeline import cluster, progress, run
     from tests.test_pipeline_run import minimal_config
 
-    source, output, mode = sys.argv[1:]
+    source, output, title, count, victims = sys.argv[1:]
+
+    class Fatal(progress.Progress):
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.advance(0)
+
+        def advance(self, steps=1, note=""):
+            super().advance(steps, note)
+            if (self._title, self._done) == (title, int(count)):
+                kill = os.killpg if victims == "all" else os.kill
+                kill(os.getpid(), signal.SIGKILL)
+
+    progress.Progress = Fatal
     started = cluster.local_cluster(cluster.plan_workers([], 2))
-    config, resume = minimal_config(2), mode == "resume"
-    run.run(source, Path(output), config, started, resume=resume)
+    resume = victims == "none"
+    run.run(source, Path(output), minimal_config(2), started, resume=resume)
 """
+STAGES = {
+    "prepare": "prepared.zarr",
+    "fit": None,
+    "train": "model.zarr",
+    "apply": "ancestry.zarr",
+}
+PREPARING, APPLYING = "preparing genotypes", "applying the model"
+
+
+@pytest.fixture
+def drive(cohort: Path, tmp_path: Path) -> Callable[..., int]:
+    """Run in a process of its own, and give its exit status."""
+    script = tmp_path / "driver.py"
+    script.write_text(DRIVER)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+
+    def start(title: str, count: int, victims: str) -> int:
+        arguments = [cohort, tmp_path / "out", title, count, victims]
+        return subprocess.run(
+            [sys.executable, script, *map(str, arguments)],
+            env=environment,
+            start_new_session=True,
+        ).returncode
+
+    return start
+
+
+def _block_times(store: Path) -> dict[str, int]:
+    """When each block that is marked was written; a block is one chunk here."""
+    blocks = [path.name for path in (store / "done").glob("[0-9]")]
+    return {b: (store / "sample_n_called" / b).stat().st_mtime_ns for b in blocks}
+
+
+def _finished_times(folder: Path) -> dict[str, int]:
+    found = {path.name: path / ".zmetadata" for path in folder.glob("*.zarr")}
+    return {n: path.stat().st_mtime_ns for n, path in found.items() if path.exists()}
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("stage", ["fit", "train"])
+@pytest.mark.parametrize(
+    ("stage", "title", "count", "victims"),
+    [
+        ("prepare", "quality control", 0, "driver"),
+        ("prepare", PREPARING, 1, "driver"),
+        ("prepare", PREPARING, 2, "all"),
+        ("prepare", PREPARING, 4, "driver"),
+        ("fit", "starting values", 0, "all"),
+        ("fit", "fitting", 1, "driver"),
+        ("fit", "fitting", 4, "all"),
+        ("fit", "fitting", 6, "driver"),
+        ("train", "distilling the encoder", 0, "all"),
+        ("train", "training the encoder", 1, "driver"),
+        ("train", "training the encoder", 2, "all"),
+        ("apply", APPLYING, 1, "driver"),
+        ("apply", APPLYING, 3, "all"),
+        ("apply", APPLYING, 4, "driver"),
+    ],
+)
 def test_run__resumes_after_the_death_of_its_driver(
-    stage: str, cohort: Path, undisturbed: dict[str, bytes], tmp_path: Path
+    stage: str,
+    title: str,
+    count: int,
+    victims: str,
+    drive: Callable[..., int],
+    undisturbed: dict[str, bytes],
+    tmp_path: Path,
 ):
-    script, output = tmp_path / "driver.py", tmp_path / "out"
-    script.write_text(DRIVER)
-    root = str(Path(__file__).parents[1])
-    environment = {**os.environ, "PYTHONPATH": root}
-    command = [sys.executable, str(script), str(cohort), str(output)]
-    # Its own session, so that its workers are killed with it.
-    driver = subprocess.Popen(
-        [*command, "start"], env=environment, start_new_session=True
-    )
-    wait_for(output / ".work" / SIGNS[stage])
-    os.killpg(driver.pid, signal.SIGKILL)
-    driver.wait()
-    prepared = output / ".work" / "prepared.zarr"
-    before = prepared.stat().st_mtime_ns
-    assert not (output / "ancestry.zarr").exists()
-    subprocess.run([*command, "resume"], env=environment, check=True)
-    assert (output / "prepared.zarr").stat().st_mtime_ns == before
+    output = tmp_path / "out"
+    assert drive(title, count, victims) == -signal.SIGKILL
+    work = output / ".work"
+    finished = _finished_times(work)
+    names = list(STAGES)
+    earlier = names[: names.index(stage)]
+    assert set(finished) == {STAGES[name] for name in earlier} - {None}
+    store = STAGES[stage] or "prepared.zarr"
+    blocks = _block_times(work / store)
+    assert len(blocks) >= (count if title in (PREPARING, APPLYING) else 0)
+    assert drive("", 0, "none") == 0
+    assert finished.items() <= _finished_times(output).items()
+    counts = output / store / "sample_n_called"
+    for block, written in blocks.items():
+        assert (counts / block).stat().st_mtime_ns == written
+    records = json.loads((output / "run.json").read_text())["stages"]
+    attempts = {record["name"]: record["attempts"] for record in records}
+    assert attempts == {name: 2 if name == stage else 1 for name in names}
     assert tree_bytes(output) == undisturbed
