@@ -49,7 +49,9 @@ def prepare(
     InputError
         If quality control leaves nothing, or the cohort cannot be read.
     """
-    store = Store.resume(path, KIND) or _lay_out_checked(cohort, path, config, attrs)
+    store = Store.resume(path, prepared.KIND) or _lay_out_checked(
+        cohort, path, config, attrs
+    )
     fill(cohort, store, cluster)
     store.finish()
 

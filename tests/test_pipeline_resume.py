@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from estimator import training
-from pipeline import apply, checkpoint, minibatch, prepare, run, stages, train
+from pipeline import apply, checkpoint, decode, minibatch, prepare, run, stages, train
 from pipeline.cluster import Cluster
 from pipeline.config import FitConfig, QCConfig, RunConfig, TrainConfig
 from pipeline.errors import InputError
@@ -102,7 +102,7 @@ def _interrupt(
 # What each stage does once for a block, a round, a step.
 UNITS: dict[str, tuple[Any, str]] = {
     "quality control": (prepare, "quality_control"),
-    "prepare": (prepare, "_decode_block"),
+    "prepare": (decode, "decode_block"),
     "fit": (checkpoint, "save_search"),
     "train": (train, "_update"),
     "apply": (apply, "_write_block"),
