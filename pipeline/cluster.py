@@ -192,14 +192,20 @@ class Cluster:
         return sorted(workers, key=lambda address: str(workers[address]["name"]))
 
     def submit(
-        self, function: Callable[..., Any], *args: Any, worker: str | None = None
+        self,
+        function: Callable[..., Any],
+        *args: Any,
+        worker: str | None = None,
+        priority: int = 0,
     ) -> Future:
         """Run a function on some worker, on a usual one if it is named.
+
+        Of the tasks that a worker could begin, those of higher priority go first.
 
         The name is a preference, which keeps a shard with the worker that has it in
         memory; another worker takes over if that one is gone or busy.
         """
-        options: dict[str, Any] = {"pure": False}
+        options: dict[str, Any] = {"pure": False, "priority": priority}
         if worker is not None:
             options |= {"workers": [worker], "allow_other_workers": True}
         return self.client.submit(function, *args, **options)

@@ -6,6 +6,8 @@ fixed tree, and the last task takes the Newton step for P. The driver then choos
 next point (`estimator.acceleration`) and writes its files, which are the checkpoint.
 """
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -91,6 +93,12 @@ class _StartTask:
     prepared: Prepared
     config: FitConfig
     seed: int
+
+
+class _Assignment(NamedTuple):
+    task: _ShardTask
+    upcoming: ShardKey | None
+    worker: str | None
 
 
 class _SampleStart(NamedTuple):
@@ -217,10 +225,9 @@ def _starting_point(
         no_ancestry = np.empty((0, config.n_populations), np.float32)
         checkpoint.save_point(folder, name, Point(no_ancestry, pooled))
         path = checkpoint.frequencies_path(folder, name)
-        workers = cluster.spread(len(tasks))
         sums = [
-            cluster.submit(_extend_shard, task, start, path, worker=worker)
-            for task, worker in zip(tasks, workers, strict=True)
+            cluster.submit(_extend_shard, task, upcoming, start, path, worker=worker)
+            for task, upcoming, worker in _assign(tasks, cluster)
         ]
         last = _finish_round(cluster, sums, path)
         ancestry, frequencies, _ = last.result()
@@ -237,10 +244,11 @@ def _evaluate(
     name = checkpoint.point_name(round_number)
     frequencies = checkpoint.frequencies_path(folder, name)
     ancestry = checkpoint.ancestry_path(folder, name)
-    workers = cluster.spread(len(tasks))
     sums = [
-        cluster.submit(_relax_shard, task, ancestry, frequencies, worker=worker)
-        for task, worker in zip(tasks, workers, strict=True)
+        cluster.submit(
+            _relax_shard, task, upcoming, ancestry, frequencies, worker=worker
+        )
+        for task, upcoming, worker in _assign(tasks, cluster)
     ]
     last = _finish_round(cluster, sums, frequencies)
     mapped_ancestry, mapped_frequencies, log_likelihood = last.result()
@@ -248,11 +256,23 @@ def _evaluate(
     return Evaluation(round_number, point, mapped, log_likelihood)
 
 
+def _assign(tasks: list[_ShardTask], cluster: Cluster) -> Iterator[_Assignment]:
+    """Worker of each shard, and the shard that it will turn to next."""
+    workers = cluster.spread(len(tasks))
+    for worker, group in itertools.groupby(range(len(tasks)), workers.__getitem__):
+        shards = list(group)
+        for shard, following in zip(shards, [*shards[1:], shards[0]], strict=True):
+            upcoming = None if following == shard else tasks[following].key
+            yield _Assignment(tasks[shard], upcoming, worker)
+
+
 def _finish_round(cluster: Cluster, sums: list[Future], frequencies: Path) -> Future:
     """Add neighbours until one sum is left, and take the step for P."""
     while len(sums) > 1:
         pairs = [
-            cluster.submit(_add, *sums[i : i + 2]) for i in range(0, len(sums) - 1, 2)
+            # Before further shards, or a worker would hold the sums of all of its own.
+            cluster.submit(_add, *sums[i : i + 2], priority=1)
+            for i in range(0, len(sums) - 1, 2)
         ]
         sums = [*pairs, *sums[len(pairs) * 2 :]]
     return cluster.submit(_step_frequencies, sums[0], frequencies)
@@ -285,9 +305,11 @@ def _sample_start(task: _StartTask) -> _SampleStart:
     return _SampleStart(values.frequencies, columns.step)
 
 
-def _extend_shard(task: _ShardTask, start: _SampleStart, frequencies: Path) -> _Sums:
+def _extend_shard(
+    task: _ShardTask, upcoming: ShardKey | None, start: _SampleStart, frequencies: Path
+) -> _Sums:
     """Q of a shard's people from the sample's P, and the statistics of all of P."""
-    shard = load_shard(task.key, task.cache_bytes)
+    shard = load_shard(task.key, task.cache_bytes, upcoming)
     n_bytes = -(-task.n_variants // VARIANTS_PER_BYTE)
     sampled = np.asarray(shard.packed[:, : n_bytes : start.byte_stride])
     packed = jnp.asarray(pad_shard(sampled, shard.tile))
@@ -299,9 +321,11 @@ def _extend_shard(task: _ShardTask, start: _SampleStart, frequencies: Path) -> _
     return _frequency_sums(shard, ancestry, np.load(frequencies), 0.0)
 
 
-def _relax_shard(task: _ShardTask, ancestry: Path, frequencies: Path) -> _Sums:
+def _relax_shard(
+    task: _ShardTask, upcoming: ShardKey | None, ancestry: Path, frequencies: Path
+) -> _Sums:
     """One round's work on a shard."""
-    shard = load_shard(task.key, task.cache_bytes)
+    shard = load_shard(task.key, task.cache_bytes, upcoming)
     rows = task.fit_rows.slice
     q = pad_ancestry(np.load(ancestry, mmap_mode="r")[rows], shard.packed.shape[0])
     p = np.load(frequencies)

@@ -163,7 +163,11 @@ class SerialCluster(Cluster):
         pass
 
     def submit(
-        self, function: Callable[..., Any], *args: Any, worker: str | None = None
+        self,
+        function: Callable[..., Any],
+        *args: Any,
+        worker: str | None = None,
+        priority: int = 0,
     ) -> Task:
         return Task(function, args)
 

@@ -145,7 +145,7 @@ class _Reads:
     """Counts the shards that are read from the store."""
 
     def __init__(self) -> None:
-        self.cache = stream._ShardCache()
+        self.reader = stream._ShardReader()
         self.rows: list[Rows] = []
         self._read = stream._read_shard
 
@@ -155,14 +155,14 @@ class _Reads:
 
     @property
     def held_bytes(self) -> int:
-        return sum(shard.packed.nbytes for shard in self.cache._shards.values())
+        return sum(shard.packed.nbytes for shard in self.reader._kept.values())
 
 
 @pytest.fixture
 def reads(monkeypatch) -> _Reads:
     counter = _Reads()
     monkeypatch.setattr(stream, "_read_shard", counter)
-    monkeypatch.setattr(stream, "_cache", counter.cache)
+    monkeypatch.setattr(stream, "_shards", counter.reader)
     return counter
 
 
@@ -179,21 +179,31 @@ def test_load_shard__is_read_once_within_the_budget(prepared, reads):
     assert reads.rows == BLOCKS
 
 
-def test_load_shard__evicts_the_least_recently_used_and_reads_it_again(prepared, reads):
+def test_load_shard__beyond_the_budget_is_read_every_time(prepared, reads):
     budget = 2 * _shard_bytes(prepared)
     first, second, third, *_ = BLOCKS
     reads.rows.clear()
-    for rows in (first, second, first, third):
-        stream.load_shard(_key(prepared, rows), budget)
-        assert reads.held_bytes <= budget
-    assert reads.rows == [first, second, third]
-    stream.load_shard(_key(prepared, first), budget)
-    assert reads.rows == [first, second, third]
-    again = stream.load_shard(_key(prepared, second), budget)
-    assert reads.rows == [first, second, third, second]
-    expected = _everybody(prepared)[second.slice][prepared.in_fit[second.slice]]
-    found = np.asarray(again.packed)[: again.n_people, : expected.shape[1]]
+    for _ in range(2):
+        for rows in (first, second, third):
+            shard = stream.load_shard(_key(prepared, rows), budget)
+            assert reads.held_bytes <= budget
+    assert reads.rows == [first, second, third, third]
+    expected = _everybody(prepared)[third.slice][prepared.in_fit[third.slice]]
+    found = np.asarray(shard.packed)[: shard.n_people, : expected.shape[1]]
     np.testing.assert_array_equal(found, expected)
+
+
+def test_load_shard__the_next_one_is_read_meanwhile(prepared, reads):
+    first, second, third, *_ = (_key(prepared, rows) for rows in BLOCKS)
+    stream.load_shard(first, 0, second)
+    assert reads.reader._ahead[second].result().n_people == 21
+    reads.rows.clear()
+    stream.load_shard(second, 0, None)
+    assert reads.rows == []
+    # What was announced and is not wanted after all is dropped.
+    stream.load_shard(first, 0, second)
+    stream.load_shard(third, 0, None)
+    assert not reads.reader._ahead
 
 
 @pytest.mark.parametrize("share", [0.0, 0.99])
@@ -207,6 +217,6 @@ def test_load_shard__one_over_the_budget_is_not_kept(prepared, reads, share):
 
 
 def test_load_shard__a_store_made_anew_is_read_anew(prepared, reads):
-    for stamp in ("x", "y", "x"):
+    for stamp in ("x", "x", "y", "y"):
         stream.load_shard(_key(prepared, BLOCKS[0], stamp), 2**30)
     assert reads.rows == [BLOCKS[0]] * 2
