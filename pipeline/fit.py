@@ -28,7 +28,6 @@ from estimator.packing import VARIANTS_PER_BYTE
 from estimator.relaxation import newton_frequencies, relax_ancestry
 from estimator.spectral import StartingValues, spectral_start
 from pipeline import checkpoint, plan, prepare
-from pipeline.cluster import Cluster, Future
 from pipeline.config import FitConfig
 from pipeline.errors import InputError
 from pipeline.plan import Rows
@@ -36,6 +35,7 @@ from pipeline.prepare import Prepared
 from pipeline.progress import track
 from pipeline.store import Store
 from pipeline.stream import Shard, ShardKey, load_shard, read_rows
+from pipeline.tasks import Cluster, Future
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -224,7 +224,7 @@ def _starting_point(
             for task, worker in zip(tasks, workers, strict=True)
         ]
         last = _finish_round(cluster, sums, path)
-        ancestry, frequencies, _ = last.result()
+        ancestry, frequencies, _ = cluster.result(last)
     return Point(ancestry, frequencies)
 
 
@@ -244,7 +244,7 @@ def _evaluate(
         for task, worker in zip(tasks, workers, strict=True)
     ]
     last = _finish_round(cluster, sums, frequencies)
-    mapped_ancestry, mapped_frequencies, log_likelihood = last.result()
+    mapped_ancestry, mapped_frequencies, log_likelihood = cluster.result(last)
     mapped = Point(mapped_ancestry, mapped_frequencies)
     return Evaluation(round_number, point, mapped, log_likelihood)
 

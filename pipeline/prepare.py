@@ -14,7 +14,6 @@ import numpy.typing as npt
 
 from estimator.packing import count_called, packed_width
 from pipeline import decode, plan, schema
-from pipeline.cluster import Cluster
 from pipeline.cohort import Cohort
 from pipeline.config import QCConfig
 from pipeline.errors import InputError
@@ -22,6 +21,7 @@ from pipeline.plan import Rows
 from pipeline.progress import track
 from pipeline.qc import QCResult, quality_control
 from pipeline.store import Store, write_all
+from pipeline.tasks import Cluster
 
 KIND = "prepared"
 

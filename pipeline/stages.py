@@ -11,7 +11,6 @@ import numpy as np
 from pipeline import provenance
 from pipeline.apply import apply_model
 from pipeline.bundle import save_model
-from pipeline.cluster import Cluster
 from pipeline.cohort import Cohort, open_cohort
 from pipeline.config import RunConfig
 from pipeline.fit import fit
@@ -21,6 +20,7 @@ from pipeline.meter import Meter
 from pipeline.prepare import Prepared, fill, lay_out, open_prepared, prepare
 from pipeline.schema import PREPARED, VARIANT_KEYS
 from pipeline.store import Store, check_genotypes, publish
+from pipeline.tasks import Cluster
 from pipeline.train import train
 from pipeline.workspace import build_beside, check_output
 

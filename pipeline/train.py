@@ -14,13 +14,13 @@ import numpy as np
 from estimator import training
 from estimator.config import AncestryEstimatorConfig
 from pipeline import minibatch, plan, stream
-from pipeline.cluster import Cluster
 from pipeline.config import TrainConfig
 from pipeline.fit import FitResult
 from pipeline.minibatch import FittedModel, Slice
 from pipeline.plan import Rows
 from pipeline.prepare import Prepared
 from pipeline.progress import track
+from pipeline.tasks import Cluster
 
 MAX_DISTILLATION_PEOPLE = 65_536
 # Chunks of people whose features one task computes.
@@ -116,7 +116,8 @@ def _distil(
         cluster.submit(minibatch.read_features, part, model, worker=worker)
         for part, worker in zip(slices, cluster.spread(len(slices)), strict=True)
     ]
-    return cluster.submit(_distil_features, model, features, seed).result()
+    distilled = cluster.submit(_distil_features, model, features, seed)
+    return cluster.result(distilled)
 
 
 def _distil_features(
@@ -172,9 +173,9 @@ def _train_steps(
                     step, upcoming, cluster.spread(len(step)), strict=False
                 )
             ]
-            state = cluster.submit(
-                _update, state, gradients, learning_rate, len(steps)
-            ).result()
+            state = cluster.result(
+                cluster.submit(_update, state, gradients, learning_rate, len(steps))
+            )
             progress.advance()
     return state.weights
 

@@ -24,10 +24,10 @@ import numcodecs
 import numpy as np
 import zarr
 
-from pipeline.cluster import Cluster
 from pipeline.cohort import Cohort, open_cohort
 from pipeline.config import QCConfig
 from pipeline.prepare import Prepared, open_prepared, prepare
+from pipeline.tasks import Cluster
 
 DIMS = {
     "call_genotype": ["variants", "samples", "ploidy"],

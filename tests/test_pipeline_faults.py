@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import cluster, run
-from pipeline.cluster import Cluster
+from pipeline import cluster, devices, run
 from pipeline.simulate import simulate
+from pipeline.tasks import Cluster
 from tests.test_pipeline_run import minimal_config, tree_bytes
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -38,7 +38,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def workers() -> Iterator[Cluster]:
-    with cluster.local_cluster(cluster.plan_workers([], 2)) as started:
+    with cluster.local_cluster(devices.plan_workers([], 2)) as started:
         yield started
 
 
@@ -100,7 +100,7 @@ def test_run__moves_the_work_of_a_frozen_worker(
 ):
     output = tmp_path / "out"
     monkeypatch.setattr(cluster, "SILENCE_TIMEOUT", "5s")
-    with cluster.local_cluster(cluster.plan_workers([], 2)) as workers:
+    with cluster.local_cluster(devices.plan_workers([], 2)) as workers:
         victim = next(iter(workers.client.run(os.getpid).values()))
 
         def freeze() -> None:
@@ -124,11 +124,11 @@ DRIVER = """
 if __name__ == "__main__":
     import sys
     from pathlib import Path
-    from pipeline import cluster, run
+    from pipeline import cluster, devices, run
     from tests.test_pipeline_run import minimal_config
 
     source, output, mode = sys.argv[1:]
-    started = cluster.local_cluster(cluster.plan_workers([], 2))
+    started = cluster.local_cluster(devices.plan_workers([], 2))
     config, resume = minimal_config(2), mode == "resume"
     run.run(source, Path(output), config, started, resume=resume)
 """
