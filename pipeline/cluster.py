@@ -33,6 +33,10 @@ START_TIMEOUT_SECONDS = 120
 CONNECT_TIMEOUT = "30s"
 # A worker not heard of for so long is given up, and its work done elsewhere.
 SILENCE_TIMEOUT = "60s"
+# How long to wait for workers that replace the last: of nannies, which take seconds
+# and give up where a worker dies as it starts, and of a queue of jobs.
+LOCAL_PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 600.0
 _PACKAGE = "streamixture"
 
 
@@ -92,7 +96,7 @@ def local_cluster(specs: Sequence[WorkerSpec]) -> Iterator[Cluster]:
                 f"{len(specs)} workers did not start in {START_TIMEOUT_SECONDS} s; "
                 "lower --workers"
             ) from error
-        with _ready(client) as cluster:
+        with _ready(Cluster(client, LOCAL_PATIENCE_SECONDS)) as cluster:
             yield cluster
 
 
@@ -144,7 +148,7 @@ def existing_cluster(address: str) -> Iterator[Cluster]:
         raise InputError(
             f"no Dask scheduler answers at {address}: {error}; check --scheduler"
         ) from error
-    with client, _ready(client) as cluster:
+    with client, _ready(Cluster(client, PATIENCE_SECONDS)) as cluster:
         yield cluster
 
 
@@ -170,9 +174,8 @@ def read_scheduler_file(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _ready(client: Client) -> Iterator[Cluster]:
-    """Yield the cluster of a client with all its workers pinned."""
-    cluster = Cluster(client)
+def _ready(cluster: Cluster) -> Iterator[Cluster]:
+    """Yield a cluster with all its workers pinned."""
     with _explained(), dask.config.set(scheduler=cluster.get):
         _pin_workers(cluster)
         yield cluster

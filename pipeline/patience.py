@@ -14,25 +14,29 @@ from pipeline.errors import ClusterError
 
 logger = logging.getLogger(__name__)
 
-# How often a wait looks at the workers, and how long it bears that none gets on.
+# How often a wait looks at the workers.
 CHECK_SECONDS = 5.0
-PATIENCE_SECONDS = 300.0
 _WORKING_STATES = ("executing", "flight")
 _TRANSFERS = ("outgoing_bytes", "incoming_bytes")
 
 
 class Patience:
-    """Ends a wait in which no worker has been at work for PATIENCE_SECONDS.
+    """Ends a wait in which no worker has been at work for some time.
 
     Parameters
     ----------
     look
         Gives what the scheduler knows of each worker, by address, or raises
         ClusterError where the scheduler does not answer.
+    limit_seconds
+        How long to bear that none gets on.
     """
 
-    def __init__(self, look: Callable[[], Mapping[str, Any]]) -> None:
+    def __init__(
+        self, look: Callable[[], Mapping[str, Any]], limit_seconds: float
+    ) -> None:
         self._look = look
+        self._limit_seconds = limit_seconds
         self._heard: dict[str, float] = {}
         self._last_work = time.monotonic()
         self._has_warned = False
@@ -59,15 +63,16 @@ class Patience:
         self._judge(time.monotonic() - self._last_work, len(found))
 
     def _judge(self, quiet_seconds: float, n_workers: int) -> None:
-        if quiet_seconds >= PATIENCE_SECONDS:
+        if quiet_seconds >= self._limit_seconds:
             raise ClusterError(
                 f"no worker has been at work for {quiet_seconds:.0f} s ({n_workers} "
-                "connected); start workers and go on with --resume"
+                "connected); start workers, or give them more memory, and go on with "
+                "--resume"
             )
         if quiet_seconds >= 2 * CHECK_SECONDS and not self._has_warned:
             self._has_warned = True
             text = "no worker is at work (%d connected); waiting %.0f s for one"
-            logger.warning(text, n_workers, PATIENCE_SECONDS)
+            logger.warning(text, n_workers, self._limit_seconds)
 
 
 def is_at_work(worker: Mapping[str, Any]) -> bool:

@@ -35,9 +35,18 @@ class Future(Protocol):
 
 @dataclass(frozen=True)
 class Cluster:
-    """A dask client with the few ways in which the stages use it."""
+    """A dask client with the few ways in which the stages use it.
+
+    Attributes
+    ----------
+    client
+        The client.
+    patience_seconds
+        How long a wait bears that no worker is at work, until others take over.
+    """
 
     client: Any
+    patience_seconds: float
 
     @property
     def workers(self) -> list[str]:
@@ -93,7 +102,7 @@ class Cluster:
 
         loop = self.client.loop.asyncio_loop
         waiting = asyncio.run_coroutine_threadsafe(call(), loop)
-        watch = Patience(self._look)
+        watch = Patience(self._look, self.patience_seconds)
         try:
             while concurrent.futures.wait([waiting], patience.CHECK_SECONDS).not_done:
                 watch.check()
@@ -118,7 +127,7 @@ class Cluster:
             yield future, self.result(future)
 
     def _next(self, finished: "queue.SimpleQueue[Future]") -> Future:
-        watch = Patience(self._look)
+        watch = Patience(self._look, self.patience_seconds)
         while True:
             try:
                 return finished.get(timeout=patience.CHECK_SECONDS)

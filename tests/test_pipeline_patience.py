@@ -7,6 +7,8 @@ from pipeline import patience
 from pipeline.errors import ClusterError
 from pipeline.patience import Patience
 
+LIMIT_SECONDS = 300.0
+
 
 class Scheduler:
     """Workers as a scheduler knows them, and a clock that a test moves."""
@@ -45,7 +47,7 @@ def scheduler(monkeypatch: pytest.MonkeyPatch) -> Scheduler:
 def test_patience__has_no_end_while_a_worker_is_at_work(scheduler):
     scheduler.hear("slow", executing=1)
     scheduler.hear("idle")
-    scheduler.last(Patience(scheduler.look), 24 * 3_600)
+    scheduler.last(Patience(scheduler.look, LIMIT_SECONDS), 24 * 3_600)
 
 
 @pytest.mark.parametrize(
@@ -54,15 +56,15 @@ def test_patience__has_no_end_while_a_worker_is_at_work(scheduler):
 )
 def test_patience__ends_while_no_worker_gets_on(scheduler, address, states):
     scheduler.hear(address, **states)
-    watch = Patience(scheduler.look)
-    scheduler.last(watch, patience.PATIENCE_SECONDS - patience.CHECK_SECONDS)
+    watch = Patience(scheduler.look, LIMIT_SECONDS)
+    scheduler.last(watch, LIMIT_SECONDS - patience.CHECK_SECONDS)
     message = r"no worker has been at work for 30\d s \(1 connected\); start work"
     with pytest.raises(ClusterError, match=message):
         scheduler.last(watch, 2 * patience.CHECK_SECONDS)
 
 
 def test_patience__starts_anew_when_a_worker_comes_in_time(scheduler, caplog):
-    watch = Patience(scheduler.look)
+    watch = Patience(scheduler.look, LIMIT_SECONDS)
     with caplog.at_level(logging.WARNING):
         scheduler.last(watch, 290)
     expected = "no worker is at work (0 connected); waiting 300 s for one"
@@ -76,7 +78,7 @@ def test_patience__starts_anew_when_a_worker_comes_in_time(scheduler, caplog):
 def test_patience__counts_a_silent_scheduler_as_no_worker(scheduler):
     scheduler.hear("slow", executing=1)
     scheduler.answers = False
-    watch = Patience(scheduler.look)
+    watch = Patience(scheduler.look, LIMIT_SECONDS)
     scheduler.last(watch, 100)
     with pytest.raises(ClusterError, match=r"no worker has been .* \(0 connected\)"):
         scheduler.last(watch, 250)

@@ -16,7 +16,7 @@ def _cluster_of(names: list[str]) -> Cluster:
         return function()
 
     scheduler = SimpleNamespace(identity=lambda: {"workers": workers})
-    return Cluster(SimpleNamespace(scheduler=scheduler, sync=sync))
+    return Cluster(SimpleNamespace(scheduler=scheduler, sync=sync), 1.0)
 
 
 def test_workers__are_in_order_of_name():
@@ -48,7 +48,8 @@ def test_workers__of_a_scheduler_that_does_not_answer(error):
     def fail(*_: Any, **__: Any) -> None:
         raise error
 
-    lost = Cluster(SimpleNamespace(scheduler=SimpleNamespace(identity=1), sync=fail))
+    client = SimpleNamespace(scheduler=SimpleNamespace(identity=1), sync=fail)
+    lost = Cluster(client, 1.0)
     message = rf"the scheduler does not answer \({error}\); start it again and go on"
     with pytest.raises(ClusterError, match=message):
         _ = lost.workers
