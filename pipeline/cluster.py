@@ -30,6 +30,7 @@ LOOPBACK = "127.0.0.1"
 # Every Dask process serves its health over HTTP, by default to the whole network.
 _HTTP = f"{LOOPBACK}:0"
 START_TIMEOUT_SECONDS = 120
+CLOSE_TIMEOUT_SECONDS = 30
 CONNECT_TIMEOUT = "30s"
 # A worker not heard of for so long is given up, and its work done elsewhere.
 SILENCE_TIMEOUT = "60s"
@@ -64,8 +65,9 @@ class PinnedWorker(WorkerPlugin):
         try:
             workers.check_worker(report, self.versions)
         except InputError as error:
-            # Dask would use a worker that joins and fails here all the same.
-            if worker.status != distributed.Status.running:
+            # Dask would use a worker that joins, which has no heartbeat yet, all the
+            # same.
+            if not worker.periodic_callbacks["heartbeat"].is_running():
                 worker.loop.add_callback(worker.close, reason=str(error))
             raise
         workers.pin(report)
@@ -100,7 +102,8 @@ def local_cluster(specs: Sequence[WorkerSpec]) -> Iterator[Cluster]:
             yield cluster
 
 
-def _start(specs: Sequence[WorkerSpec], scratch: str) -> SpecCluster:
+@contextlib.contextmanager
+def _start(specs: Sequence[WorkerSpec], scratch: str) -> Iterator[SpecCluster]:
     nannies = {
         spec.name: {
             "cls": Nanny,
@@ -124,7 +127,13 @@ def _start(specs: Sequence[WorkerSpec], scratch: str) -> SpecCluster:
             "dashboard_address": _HTTP,
         },
     }
-    return SpecCluster(workers=nannies, scheduler=scheduler)
+    started = SpecCluster(workers=nannies, scheduler=scheduler)
+    try:
+        yield started
+    finally:
+        # A nanny whose worker died as it started never ends; its process has.
+        with contextlib.suppress(TimeoutError):
+            started.close(timeout=CLOSE_TIMEOUT_SECONDS)
 
 
 @contextlib.contextmanager
