@@ -41,8 +41,8 @@ class Patience:
         self._last_work = time.monotonic()
         self._has_warned = False
 
-    def check(self) -> None:
-        """Look at the workers.
+    def check(self) -> bool:
+        """Look at the workers, and tell whether one is at work.
 
         Raises
         ------
@@ -54,13 +54,15 @@ class Patience:
             found = self._look()
         heard = {address: worker["last_seen"] for address, worker in found.items()}
         # Of a frozen worker the scheduler goes on telling the last that it heard.
-        if any(
+        gets_on = any(
             is_at_work(worker) and heard[address] != self._heard.get(address)
             for address, worker in found.items()
-        ):
+        )
+        if gets_on:
             self._last_work, self._has_warned = time.monotonic(), False
         self._heard = heard
         self._judge(time.monotonic() - self._last_work, len(found))
+        return gets_on
 
     def _judge(self, quiet_seconds: float, n_workers: int) -> None:
         if quiet_seconds >= self._limit_seconds:

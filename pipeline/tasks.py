@@ -6,6 +6,7 @@ without an end, and no work that gets on is cut short (`patience`).
 
 import asyncio
 import concurrent.futures
+import contextlib
 import queue
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -105,7 +106,7 @@ class Cluster:
         watch = Patience(self._look, self.patience_seconds)
         try:
             while concurrent.futures.wait([waiting], patience.CHECK_SECONDS).not_done:
-                watch.check()
+                self._check(watch)
             return waiting.result()
         finally:
             waiting.cancel()
@@ -132,7 +133,16 @@ class Cluster:
             try:
                 return finished.get(timeout=patience.CHECK_SECONDS)
             except queue.Empty:
-                watch.check()
+                self._check(watch)
+
+    def _check(self, watch: Patience) -> None:
+        if watch.check():
+            return
+        with contextlib.suppress(OSError, TimeoutError):
+            self.client.sync(
+                lambda: self.client.run_on_scheduler(_stranded_task_runner()),
+                callback_timeout=ANSWER_TIMEOUT_SECONDS,
+            )
 
     def spread(self, n_tasks: int) -> list[str | None]:
         """A worker for each of several tasks: neighbouring tasks share one.
@@ -183,3 +193,20 @@ class Cluster:
 
         addresses = self.workers
         return dict(zip(addresses, self.client.sync(ask_all), strict=True))
+
+
+def _stranded_task_runner() -> Callable[[Any], None]:
+    """What makes a scheduler run tasks whose preferred worker was the last one.
+
+    Dask's scheduler offers such a task to no worker that joins afterwards, though any
+    other may take it over. A function inside a function is sent whole, so that the
+    scheduler does without this package.
+    """
+
+    def run_stranded_tasks(dask_scheduler: Any) -> None:
+        stranded = [t for t in dask_scheduler.unrunnable if t.loose_restrictions]
+        if dask_scheduler.running:
+            wanted = {task.key: "processing" for task in stranded}
+            dask_scheduler.transitions(wanted, "streamixture-stranded-tasks")
+
+    return run_stranded_tasks

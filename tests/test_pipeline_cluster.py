@@ -407,6 +407,21 @@ def test_result__waits_for_other_workers_and_then_ends(remote, monkeypatch):
         assert list(running.run_all(_square, [3])) == [9]
 
 
+def test_result__of_tasks_whose_only_worker_was_replaced(tmp_path, monkeypatch):
+    monkeypatch.setattr(patience, "CHECK_SECONDS", 0.5)
+    with DaskProcesses(tmp_path) as processes:
+        first = processes.worker("first")
+        wait_until(processes.file.exists)
+        with _connected(processes) as running:
+            (address,) = running.workers
+            futures = [running.submit(time.sleep, 0.5, worker=address) for _ in "abc"]
+            first.kill()
+            wait_until(lambda: not running.workers)
+            processes.worker("second")
+            wait_until(lambda: running.workers)
+            assert [result for _, result in running.completed(futures)] == [None] * 3
+
+
 def _kill_during_a_task(running: Cluster, processes: DaskProcesses) -> None:
     task = running.submit(time.sleep, 30)
     wait_until(lambda: any(running.client.processing().values()))
