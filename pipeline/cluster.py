@@ -75,6 +75,24 @@ class PinnedWorker(WorkerPlugin):
         logging.getLogger("distributed.worker").setLevel(logging.ERROR)
 
 
+class _PatientScheduler:
+    """A cluster as what computes dask's collections.
+
+    Nannies send all of dask's configuration to the workers that they start, and a
+    client in it would keep a worker from being replaced: there, it is dask's own name.
+    """
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+
+    def __call__(self, graph: Any, keys: Any, **options: Any) -> Any:
+        """Compute a graph."""
+        return self._cluster.get(graph, keys, **options)
+
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        return str, ("dask.distributed",)
+
+
 @contextlib.contextmanager
 def local_cluster(specs: Sequence[WorkerSpec]) -> Iterator[Cluster]:
     """Start a cluster on this machine, on loopback, and stop it afterwards.
@@ -185,7 +203,7 @@ def read_scheduler_file(path: Path) -> str:
 @contextlib.contextmanager
 def _ready(cluster: Cluster) -> Iterator[Cluster]:
     """Yield a cluster with all its workers pinned."""
-    with _explained(), dask.config.set(scheduler=cluster.get):
+    with _explained(), dask.config.set(scheduler=_PatientScheduler(cluster)):
         _pin_workers(cluster)
         yield cluster
 

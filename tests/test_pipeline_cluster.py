@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import dask
 import distributed
@@ -304,11 +305,19 @@ def test_result__of_slow_tasks_is_waited_for(pair, monkeypatch):
     assert list(hasty.run_all(time.sleep, [3, 3])) == [None, None]
 
 
-def test_get__computes_dask_collections_with_the_same_patience(pair):
-    with cluster.existing_cluster(pair.client.scheduler.address) as again:
-        assert dask.config.get("scheduler") == again.get
+def test_get__computes_dask_collections_with_the_same_patience(pair, monkeypatch):
+    asked = []
+    usual = Cluster.get
+
+    def note(self: Cluster, graph: Any, keys: Any, **options: Any) -> Any:
+        asked.append(keys)
+        return usual(self, graph, keys, **options)
+
+    monkeypatch.setattr(Cluster, "get", note)
+    with cluster.existing_cluster(pair.client.scheduler.address):
         lazy = [dask.delayed(_square)(value) for value in range(3)]
         assert dask.compute(*lazy) == (0, 1, 4)
+    assert len(asked) == 1
 
 
 def _die(_: object) -> None:
