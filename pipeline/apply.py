@@ -20,7 +20,6 @@ from estimator.likelihood import pad_shard, tile_shape
 from estimator.packing import count_called
 from estimator.projection import project_ancestry
 from pipeline import bundle, plan, schema
-from pipeline.cluster import Cluster, Future
 from pipeline.config import ApplyConfig
 from pipeline.errors import InputError
 from pipeline.minibatch import DeviceModel, lay_out_model
@@ -29,6 +28,7 @@ from pipeline.prepared import Prepared, open_store
 from pipeline.progress import track
 from pipeline.store import Store, write_all
 from pipeline.stream import read_rows
+from pipeline.tasks import Cluster, Future
 from pipeline.train import Encoder
 
 logger = logging.getLogger(__name__)

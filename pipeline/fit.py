@@ -30,13 +30,13 @@ from estimator.packing import VARIANTS_PER_BYTE
 from estimator.relaxation import newton_frequencies, relax_ancestry
 from estimator.spectral import StartingValues, spectral_start
 from pipeline import checkpoint, plan
-from pipeline.cluster import Cluster, Future
 from pipeline.config import FitConfig
 from pipeline.errors import InputError
 from pipeline.plan import Rows
 from pipeline.prepared import Prepared, open_store
 from pipeline.progress import track
 from pipeline.stream import Shard, ShardKey, load_shard, read_rows
+from pipeline.tasks import Cluster, Future
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -230,7 +230,7 @@ def _starting_point(
             for task, upcoming, worker in _assign(tasks, cluster)
         ]
         last = _finish_round(cluster, sums, path)
-        ancestry, frequencies, _ = last.result()
+        ancestry, frequencies, _ = cluster.result(last)
     return Point(ancestry, frequencies)
 
 
@@ -251,7 +251,7 @@ def _evaluate(
         for task, upcoming, worker in _assign(tasks, cluster)
     ]
     last = _finish_round(cluster, sums, frequencies)
-    mapped_ancestry, mapped_frequencies, log_likelihood = last.result()
+    mapped_ancestry, mapped_frequencies, log_likelihood = cluster.result(last)
     mapped = Point(mapped_ancestry, mapped_frequencies)
     return Evaluation(round_number, point, mapped, log_likelihood)
 

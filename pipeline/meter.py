@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import provenance
-from pipeline.cluster import Cluster
+from pipeline.tasks import Cluster
 
 
 @dataclass
@@ -64,7 +64,8 @@ class Meter:
             "cpu_seconds": round(sum(usage.cpu_seconds for usage in spent), 3),
             "peak_rss_bytes": {
                 "driver": spent[0].peak_rss_bytes,
-                "worker": max(usage.peak_rss_bytes for usage in spent[1:]),
+                # None answers where all are just being replaced.
+                "worker": max((u.peak_rss_bytes for u in spent[1:]), default=0),
             },
             "bytes_read": sum(usage.bytes_read for usage in spent),
         }

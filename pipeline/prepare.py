@@ -13,12 +13,12 @@ import numpy.typing as npt
 
 from estimator.packing import packed_width
 from pipeline import decode, plan, prepared, schema
-from pipeline.cluster import Cluster
 from pipeline.cohort import Cohort
 from pipeline.config import QCConfig
 from pipeline.progress import track
 from pipeline.qc import QCResult, quality_control
 from pipeline.store import Store, write_all
+from pipeline.tasks import Cluster
 
 
 def prepare(

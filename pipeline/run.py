@@ -12,7 +12,6 @@ from typing import Any
 
 from pipeline import provenance, stages
 from pipeline.apply import apply_model
-from pipeline.cluster import Cluster
 from pipeline.cohort import Cohort
 from pipeline.config import RunConfig
 from pipeline.demo import write_demo_cohort
@@ -21,6 +20,7 @@ from pipeline.prepare import prepare
 from pipeline.prepared import open_prepared
 from pipeline.report import write_report
 from pipeline.store import Store
+from pipeline.tasks import Cluster
 from pipeline.workspace import STORES, Workspace, open_workspace
 
 
@@ -72,9 +72,10 @@ def run(
         with cluster as workers:
             meter = Meter(workers, workspace.building("stages.json"))
             _run_stages(cohort, workspace, config, meter, attrs)
+            described = [report.as_json() for report in workers.reports()]
         ancestry = workspace.building("ancestry.zarr")
         write_report(ancestry, workspace.building("report.html"))
-        summary = _summarise(workspace, meter, attrs)
+        summary = {**_summarise(workspace, meter, attrs), "workers": described}
         provenance.write_json(workspace.building("run.json"), summary)
         workspace.publish()
     return RunResult(output, summary)

@@ -12,7 +12,6 @@ import numpy as np
 from pipeline import provenance
 from pipeline.apply import apply_model
 from pipeline.bundle import save_model
-from pipeline.cluster import Cluster
 from pipeline.cohort import Cohort, open_cohort
 from pipeline.config import RunConfig
 from pipeline.errors import InputError
@@ -24,6 +23,7 @@ from pipeline.prepare import fill, lay_out, prepare
 from pipeline.prepared import Prepared, open_prepared
 from pipeline.schema import PREPARED, VARIANT_KEYS
 from pipeline.store import Store, check_genotypes
+from pipeline.tasks import Cluster
 from pipeline.train import train
 from pipeline.vcf_zarr import clear_unfinished
 from pipeline.workspace import open_store_workspace

@@ -18,13 +18,13 @@ import numpy as np
 from estimator import training
 from estimator.config import AncestryEstimatorConfig
 from pipeline import checkpoint, minibatch, plan, stream
-from pipeline.cluster import Cluster, Future
 from pipeline.config import TrainConfig
 from pipeline.fit import FitResult
 from pipeline.minibatch import FittedModel, Slice
 from pipeline.plan import Rows
 from pipeline.prepared import Prepared
 from pipeline.progress import track
+from pipeline.tasks import Cluster, Future
 
 MAX_DISTILLATION_PEOPLE = 65_536
 # Chunks of people whose features one task computes.
@@ -114,7 +114,7 @@ def train(
     if progress is None:
         with track("distilling the encoder"):
             weights = _distil(prepared, model, blocks, cluster, seed)
-            state = cluster.submit(_start, weights, schedule).result()
+            state = cluster.result(cluster.submit(_start, weights, schedule))
         progress = _Progress(0, state)
         file.save(progress)
     n_padded = _blocks_per_slice(prepared, config) * prepared.unit
@@ -209,7 +209,7 @@ def _train_steps(
                     step, upcoming, cluster.spread(len(step)), strict=False
                 )
             ]
-            state = cluster.submit(_update, state, gradients, schedule).result()
+            state = cluster.result(cluster.submit(_update, state, gradients, schedule))
             file.save_if_due(_Progress(number, state))
             shown.advance()
     return state

@@ -24,12 +24,13 @@ import numcodecs
 import numpy as np
 import zarr
 
-from pipeline.cluster import Cluster
 from pipeline.cohort import Cohort, open_cohort
 from pipeline.config import QCConfig
 from pipeline.prepare import prepare
 from pipeline.prepared import Prepared, open_prepared
 from pipeline.provenance import ProcessUsage
+from pipeline.tasks import Cluster
+from pipeline.workers import WorkerReport
 
 DIMS = {
     "call_genotype": ["variants", "samples", "ploidy"],
@@ -168,15 +169,18 @@ class SerialCluster(Cluster):
         *args: Any,
         worker: str | None = None,
         priority: int = 0,
-    ) -> Task:
+    ) -> Any:
         return Task(function, args)
+
+    def result(self, future: Any) -> Any:
+        return future.result()
 
     def run_all(
         self, function: Callable[[Any], Any], tasks: Sequence[Any]
     ) -> Iterator[Any]:
         return map(function, tasks)
 
-    def completed(self, futures: Iterable[Task]) -> Iterator[tuple[Task, Any]]:
+    def completed(self, futures: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
         return ((future, future.result()) for future in futures)
 
     def spread(self, n_tasks: int) -> list[str | None]:
@@ -184,6 +188,9 @@ class SerialCluster(Cluster):
 
     def usage(self) -> dict[str, ProcessUsage]:
         return {"this process": ProcessUsage(0.0, 0, 0)}
+
+    def reports(self) -> list[WorkerReport]:
+        return []
 
 
 def small_cohort(folder: Path, genotypes: np.ndarray, **changes: Any) -> Cohort:

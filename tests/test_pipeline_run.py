@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from estimator.metrics import rmse
-from pipeline import checkpoint, cluster, run, stages, store
-from pipeline.cluster import Cluster
+from pipeline import checkpoint, cluster, devices, run, stages, store
 from pipeline.config import ApplyConfig, FitConfig, QCConfig, RunConfig, TrainConfig
 from pipeline.errors import InputError
 from pipeline.simulate import simulate
 from pipeline.store import Store
+from pipeline.tasks import Cluster
 from tests import helpers, oracle
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -26,7 +26,7 @@ N_SAMPLES, N_VARIANTS, K = 240, 1_500, 3
 
 @pytest.fixture(scope="module")
 def workers() -> Iterator[Cluster]:
-    with cluster.local_cluster(cluster.plan_workers([], 2)) as started:
+    with cluster.local_cluster(devices.plan_workers([], 2)) as started:
         yield started
 
 
@@ -137,7 +137,7 @@ def test_run__leaves_only_results(finished: Path):
 
 
 def test_run__same_bytes_on_one_worker(finished: Path, cohort: Path, tmp_path: Path):
-    one = cluster.local_cluster(cluster.plan_workers([], 2, n_workers=1))
+    one = cluster.local_cluster(devices.plan_workers([], 2, n_workers=1))
     run.run(str(cohort), tmp_path / "out", minimal_config(), one)
     assert tree_bytes(tmp_path / "out") == tree_bytes(finished)
 
