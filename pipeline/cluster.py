@@ -254,7 +254,7 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except distributed.KilledWorker as error:
-        name = str(error.task).rpartition("-")[0] or str(error.task)
+        name = str(error.task).partition("-")[0]
         raise ClusterError(
             f"{error.allowed_failures + 1} workers died one after the other at task "
             f"{name}, perhaps for want of memory; give each more of it (fewer workers "
