@@ -89,7 +89,22 @@ class Search:
     @property
     def converged(self) -> bool:
         """Whether a calm round was confirmed by the next, or no step is left."""
-        return self.calm_rounds >= 2 or self.halvings > MAX_HALVINGS
+        return self.is_calm or self.halvings > MAX_HALVINGS
+
+    @property
+    def is_calm(self) -> bool:
+        """Whether a calm round was confirmed by the next."""
+        return self.calm_rounds >= 2
+
+    @property
+    def result(self) -> Point:
+        """The best point so far; after calm, what one relaxation more makes of it.
+
+        Its likelihood was not evaluated: near the maximum a relaxation cannot lower
+        it, which far from there is not known.
+        """
+        assert self.best is not None, "at least one round was evaluated"
+        return self.best.mapped if self.is_calm else self.best.point
 
 
 def advance(search: Search, evaluation: Evaluation) -> Search:

@@ -10,11 +10,13 @@ import math
 import numbers
 from collections.abc import Iterable
 
-MIN_FREQUENCY = 2.0**-20
-"""Distance that fitted allele frequencies keep from 0 and 1: about 1e-6.
+MIN_FREQUENCY = 167 * 2.0**-24
+"""Distance that fitted allele frequencies keep from 0 and 1: just under 1e-5.
 
-A power of two, so that 1 - p is exact in float32 at the bound, where populations
-in which a variant is monomorphic sit in large numbers.
+ADMIXTURE and its successors use 1e-5, so likelihoods compare with theirs; a narrower
+margin gains likelihood where a variant is monomorphic in a population, and overfits it.
+A multiple of 2^-24, so that 1 - p is exact in float32 at the bound, where populations
+sit in large numbers.
 """
 
 MIN_TEMPERATURE = 1e-6

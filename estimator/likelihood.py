@@ -185,9 +185,22 @@ def _pairs(rows: Float32[Array, "k n"]) -> Float32[Array, "pairs n"]:
 _product = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
+def padded_shape(shape: tuple[int, int], tile: TileShape) -> tuple[int, int]:
+    """People and bytes of the whole tiles that hold a shard.
+
+    >>> padded_shape((130, 256), TileShape(128, 256))
+    (256, 256)
+    """
+    return (
+        -(-shape[0] // tile.people) * tile.people,
+        -(-shape[1] // tile.width) * tile.width,
+    )
+
+
 def pad_shard(packed: np.ndarray, tile: TileShape) -> np.ndarray:
     """Fill a shard up with missing to a whole number of tiles in both directions."""
-    padding = [(0, -size % unit) for size, unit in zip(packed.shape, tile, strict=True)]
+    whole = padded_shape(packed.shape, tile)
+    padding = [(0, to - size) for to, size in zip(whole, packed.shape, strict=True)]
     return np.pad(packed, padding, constant_values=ALL_MISSING_BYTE)
 
 

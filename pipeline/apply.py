@@ -7,6 +7,7 @@ written in parallel. The same code serves the people of the fit and new ones.
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -17,17 +18,17 @@ from estimator import training
 from estimator.likelihood import pad_shard, tile_shape
 from estimator.packing import count_called
 from estimator.projection import project_ancestry
-from pipeline import bundle, plan, prepare, schema
-from pipeline.cluster import Cluster, Future
+from pipeline import bundle, plan, schema
 from pipeline.config import ApplyConfig
 from pipeline.errors import InputError
 from pipeline.location import Location
 from pipeline.minibatch import DeviceModel, lay_out_model
 from pipeline.plan import Rows
-from pipeline.prepare import Prepared
+from pipeline.prepared import Prepared, open_store
 from pipeline.progress import track
 from pipeline.store import Store, write_all
 from pipeline.stream import read_rows
+from pipeline.tasks import Cluster, Future
 from pipeline.train import Encoder
 
 logger = logging.getLogger(__name__)
@@ -96,7 +97,8 @@ def apply_model(
     prepared
         The people.
     path
-        Where the store is built.
+        Where the store is built. An unfinished one of the same model, people and
+        configuration is continued.
     config
         Newton steps after the encoder.
     cluster
@@ -104,30 +106,22 @@ def apply_model(
     attrs
         Provenance, kept in the store's attributes.
     """
-    store = _lay_out(model_path, prepared, path)
+    store = Store.resume(path, KIND) or _lay_out(model_path, prepared, path)
     blocks = plan.split_rows(prepared.n_samples, prepared.sample_chunk)
     store.track_blocks(len(blocks))
+    left = store.blocks_left()
     stamp = str(attrs.get("stamp", ""))
-    groups = [
-        [
-            _GroupTask(prepared.path, model_path, stamp, rows, config.refine)
-            for rows in _groups(block, prepared)
-        ]
-        for block in blocks
-    ]
-    errors: dict[int, float] = {}
-    with track("applying the model", len(blocks)) as progress:
-        futures = {
-            _submit_block(cluster, path, block, rows, tasks): block
-            for block, (rows, tasks) in enumerate(zip(blocks, groups, strict=True))
-        }
-        for future, error in cluster.completed(futures):
-            errors[futures[future]] = error
-            progress.advance()
-    n_values = prepared.n_samples * store.shape("variant_population_frequency")[1]
-    applied = _figures(
-        store, prepared, sum(errors[b] for b in sorted(errors)) / n_values
+    group_task = partial(
+        _GroupTask, prepared.path, model_path, stamp, refine=config.refine
     )
+    with track("applying the model", len(left)) as progress:
+        futures = []
+        for block in left:
+            tasks = [group_task(rows) for rows in _groups(blocks[block], prepared)]
+            futures.append(_submit_block(cluster, path, block, blocks[block], tasks))
+        for _ in cluster.completed(futures):
+            progress.advance()
+    applied = _figures(store, prepared)
     store.set_attrs(
         log_likelihood=applied.log_likelihood,
         observed_genotypes=applied.observed_genotypes,
@@ -156,7 +150,7 @@ def _groups(block: Rows, prepared: Prepared) -> list[Rows]:
 
 def _lay_out(model_path: Location, prepared: Prepared, path: Location) -> Store:
     model = Store.open(model_path, bundle.KIND)
-    source = Store.open(prepared.path, prepare.KIND)
+    source = open_store(prepared.path)
     if model.shape("variant_position")[0] != prepared.n_variants:
         raise InputError(
             f"{model_path} has {model.shape('variant_position')[0]} variants and "
@@ -214,7 +208,7 @@ def _load(task: _GroupTask) -> _Loaded:
 
 def _project_group(task: _GroupTask) -> _Group:
     encoder, device = _load(task)
-    packed = read_rows(Store.open(task.prepared_path, prepare.KIND), task.rows)
+    packed = read_rows(open_store(task.prepared_path), task.rows)
     padded = pad_shard(packed, device.tile)
     genotypes = jnp.asarray(padded)
     features = device.features(
@@ -233,20 +227,20 @@ def _project_group(task: _GroupTask) -> _Group:
     return _Group(ancestry, log_likelihood, n_called, squared_error)
 
 
-def _write_block(path: Location, block: int, rows: Rows, parts: list[_Group]) -> float:
+def _write_block(path: Location, block: int, rows: Rows, parts: list[_Group]) -> None:
     store = Store.open(path, KIND, writable=True)
     for name, values in zip(_VALUES, zip(*parts, strict=True), strict=False):
         store.write_rows(name, rows, np.concatenate(values))
-    store.mark_done(block)
-    return sum(part.squared_error for part in parts)
+    store.mark_done(block, sum(part.squared_error for part in parts))
 
 
-def _figures(store: Store, prepared: Prepared, mean_squared_error: float) -> _Figures:
+def _figures(store: Store, prepared: Prepared) -> _Figures:
+    n_values = prepared.n_samples * store.shape("variant_population_frequency")[1]
     counted = prepared.in_fit if prepared.in_fit.any() else ~prepared.in_fit
     n_called = store.read("sample_n_called")
     return _Figures(
         log_likelihood=float(store.read("sample_log_likelihood")[counted].sum()),
         observed_genotypes=int(n_called[counted].sum()),
         n_uncalled=int(np.count_nonzero(n_called == 0)),
-        encoder_rmse=float(np.sqrt(mean_squared_error)),
+        encoder_rmse=float(np.sqrt(sum(store.block_figures()) / n_values)),
     )

@@ -13,10 +13,11 @@ import numpy.typing as npt
 
 from estimator.config import AncestryEstimatorConfig
 from estimator.training import Projector, Weights
-from pipeline import prepare, schema
+from pipeline import schema
 from pipeline.errors import InputError
 from pipeline.fit import FitResult
 from pipeline.location import Location
+from pipeline.prepared import Prepared, open_store
 from pipeline.store import Store, write_all
 from pipeline.train import Encoder
 
@@ -42,13 +43,13 @@ class Model:
 
 def save_model(
     path: Location,
-    prepared: prepare.Prepared,
+    prepared: Prepared,
     fitted: FitResult,
     encoder: Encoder,
     attrs: dict[str, Any],
 ) -> None:
     """Write a model store."""
-    source = Store.open(prepared.path, prepare.KIND)
+    source = open_store(prepared.path)
     store = Store.create(path, KIND)
     write_all(
         store,

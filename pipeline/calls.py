@@ -1,22 +1,28 @@
 """The calls of a cohort in numbers: genotype counts, and counts of alternate alleles.
 
-Reads the genotypes of chosen variants and people as they lie in the cohort's chunks;
-writes nothing. Invariant: the numbers depend on the genotypes, never on the chunks.
+Reads the genotypes of chosen variants and people chunk by chunk, in dask tasks that
+need neither xarray nor sgkit on the workers; writes nothing. Invariant: the numbers
+depend on the genotypes, never on the chunks.
 
 A call counts only if both alleles are known: half calls (0/., ./1) and haploid calls
 are missing.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
 
 import dask
 import dask.array as da
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.cohort import Cohort
+from pipeline import decode
 from pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    # Workers import this module, and each would hold sgkit in memory for nothing.
+    from pipeline.cohort import Cohort
 
 Mask = npt.NDArray[np.bool_]
 Fractions = npt.NDArray[np.float64]
@@ -29,6 +35,12 @@ _HOM_ALT_CODE = 0x0101
 _MISSING_BITS = 0x8080
 # Rows counted at a time: they stay in cache, and uint8 holds the sum of a column.
 _TILE_ROWS = 128
+# Tasks that keep many workers busy, and most chunks of people that one task counts.
+_MIN_TASKS = 64
+_MAX_TASK_CHUNKS = 16
+
+Integers = npt.NDArray[np.int64]
+Selection: TypeAlias = slice | Integers
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,8 +92,12 @@ def _fraction(part: npt.NDArray[np.int64], whole: npt.NDArray[np.int64]) -> Frac
     return np.divide(part, whole, out=fraction, where=whole > 0)
 
 
-def count_calls(cohort: Cohort, variants: Mask, samples: Mask) -> CallCounts:
+def count_calls(cohort: "Cohort", variants: Mask, samples: Mask) -> CallCounts:
     """Count the genotypes of some variants in some people, in one dask computation.
+
+    sgkit's variant_stats and sample_stats count the same in two visits and five
+    times the CPU time, and its count_variant_genotypes joins all people of a row of
+    chunks in memory. The tests hold this one to theirs.
 
     Parameters
     ----------
@@ -93,26 +109,26 @@ def count_calls(cohort: Cohort, variants: Mask, samples: Mask) -> CallCounts:
     Raises
     ------
     InputError
-        If a call has a third allele.
+        If a call has a third allele, or a chunk cannot be read.
     """
-    genotypes = np.zeros((cohort.n_variants, 3), dtype=np.int64)
+    by_variant = np.zeros((cohort.n_variants, 4), dtype=np.int64)
     sample_called = np.zeros(cohort.n_samples, dtype=np.int64)
-    if variants.any() and samples.any():
-        calls = _select(cohort, variants, samples)
-        by_variant, by_sample = dask.compute(*_lazy_counts(calls))
-        invalid = np.flatnonzero(by_variant[:, 3])
-        if invalid.size:
-            index = np.flatnonzero(variants)[invalid[0]]
-            raise InputError(
-                f"{cohort.url}: call_genotype has an allele above 1 at variant "
-                f"{index}, for which variant_allele lists two; convert it again"
-            )
-        genotypes[variants] = by_variant[:, :3]
-        sample_called[samples] = by_sample
-    return CallCounts(genotypes, sample_called)
+    tasks = list(_count_tasks(cohort, variants, samples))
+    count = dask.delayed(_count_part, pure=False)
+    for task, counted in zip(tasks, dask.compute(*map(count, tasks)), strict=True):
+        by_variant[task.variants] += counted.by_variant
+        for people, called in zip(task.people, counted.by_sample, strict=True):
+            sample_called[people] += called
+    invalid = np.flatnonzero(by_variant[:, 3])
+    if invalid.size:
+        raise InputError(
+            f"{cohort.url}: call_genotype has an allele above 1 at variant "
+            f"{invalid[0]}, for which variant_allele lists two; convert it again"
+        )
+    return CallCounts(by_variant[:, :3], sample_called)
 
 
-def dosage(cohort: Cohort, variants: Mask, samples: Mask) -> da.Array:
+def dosage(cohort: "Cohort", variants: Mask, samples: Mask) -> da.Array:
     """Alternate alleles of every call, lazily: int8, variants x samples, missing -1.
 
     Parameters
@@ -120,54 +136,88 @@ def dosage(cohort: Cohort, variants: Mask, samples: Mask) -> da.Array:
     cohort
         The cohort.
     variants, samples
-        True for the rows and columns of the result.
+        True for the rows and columns of the result, of which there is one at least.
     """
-    calls = _select(cohort, variants, samples)
-    return calls.map_blocks(
-        _dosage_block, drop_axis=2, meta=np.empty((0, 0), dtype=np.int8)
-    )
+    rows = _selections(variants, cohort.variant_chunk)
+    columns = _selections(samples, cohort.sample_chunk)
+    read = dask.delayed(_read_dosage, pure=False)
+    blocks = [
+        [
+            da.from_delayed(
+                read(cohort.url, row, column), (_size(row), _size(column)), np.int8
+            )
+            for column in columns
+        ]
+        for row in rows
+    ]
+    return da.block(blocks)
 
 
-def _select(cohort: Cohort, variants: Mask, samples: Mask) -> da.Array:
-    calls = cohort.dataset["call_genotype"].data
-    # Selecting everything would copy every chunk.
-    if not samples.all():
-        calls = calls[:, np.flatnonzero(samples)]
-    if not variants.all():
-        calls = calls[np.flatnonzero(variants)]
-    return calls
+class _CountTask(NamedTuple):
+    """Variants of one chunk, in people of one chunk or several."""
+
+    url: str
+    variants: Selection
+    people: tuple[Selection, ...]
 
 
-def _lazy_counts(calls: da.Array) -> tuple[da.Array, da.Array]:
-    """Sum both margins from one visit to each chunk.
+class _Counted(NamedTuple):
+    """Hom ref, het, hom alt and invalid calls of each variant; calls of each person."""
 
-    sgkit's variant_stats and sample_stats count the same in two visits and five
-    times the CPU time, and its count_variant_genotypes joins all people of a row of
-    chunks in memory. The tests hold this one to theirs.
+    by_variant: Integers
+    by_sample: list[Integers]
+
+
+def _selections(mask: Mask, chunk: int) -> list[Selection]:
+    """What a mask selects of each chunk, by position in the whole; empty ones left out.
+
+    >>> _selections(np.array([True, True, False, True, False]), 2)
+    [slice(0, 2, None), array([3])]
     """
-    rows, columns, _ = calls.chunks
-    one_per_row, one_per_column = (1,) * len(rows), (1,) * len(columns)
-    blocks = da.blockwise(
-        _count_block,
-        "vs",
-        calls,
-        "vsp",
-        adjust_chunks={"v": one_per_row, "s": one_per_column},
-        concatenate=True,
-        meta=np.empty((0, 0), dtype=object),
-    )
-    by_variant = blocks.map_blocks(
-        lambda block: block[0, 0][0][:, np.newaxis],
-        chunks=(rows, one_per_column, (4,)),
-        new_axis=2,
-        meta=np.empty((0, 0, 0), dtype=np.int64),
-    )
-    by_sample = blocks.map_blocks(
-        lambda block: block[0, 0][1][np.newaxis],
-        chunks=(one_per_row, columns),
-        meta=np.empty((0, 0), dtype=np.int64),
-    )
-    return by_variant.sum(axis=1), by_sample.sum(axis=0)
+    selections: list[Selection] = []
+    for start in range(0, len(mask), chunk):
+        part = mask[start : start + chunk]
+        if part.all():
+            selections.append(slice(start, start + len(part)))
+        elif part.any():
+            selections.append(start + np.flatnonzero(part))
+    return selections
+
+
+def _size(selection: Selection) -> int:
+    if isinstance(selection, slice):
+        return int(selection.stop - selection.start)
+    return selection.size
+
+
+def _count_tasks(
+    cohort: "Cohort", variants: Mask, samples: Mask
+) -> Iterator[_CountTask]:
+    rows = _selections(variants, cohort.variant_chunk)
+    columns = _selections(samples, cohort.sample_chunk)
+    wanted = -(-len(rows) * len(columns) // _MIN_TASKS)
+    per_task = max(min(wanted, _MAX_TASK_CHUNKS), 1)
+    for row in rows:
+        for start in range(0, len(columns), per_task):
+            yield _CountTask(cohort.url, row, tuple(columns[start : start + per_task]))
+
+
+def _read_codes(
+    url: str, variants: Selection, people: Selection
+) -> npt.NDArray[np.uint16]:
+    calls = decode.read_calls(url, _bounds(variants), _bounds(people))
+    # Selecting everything would copy the chunk.
+    if not isinstance(people, slice):
+        calls = calls[:, people - people[0]]
+    if not isinstance(variants, slice):
+        calls = calls[variants - variants[0]]
+    return _call_codes(calls)
+
+
+def _bounds(selection: Selection) -> slice:
+    if isinstance(selection, slice):
+        return selection
+    return slice(int(selection[0]), int(selection[-1]) + 1)
 
 
 def _call_codes(calls: npt.NDArray[np.signedinteger]) -> npt.NDArray[np.uint16]:
@@ -177,14 +227,17 @@ def _call_codes(calls: npt.NDArray[np.signedinteger]) -> npt.NDArray[np.uint16]:
     return np.ascontiguousarray(calls).view(np.uint16)[..., 0]
 
 
-def _count_block(calls: npt.NDArray[np.signedinteger]) -> npt.NDArray[np.object_]:
-    """Count one chunk, as one element that holds both margins.
+def _count_part(task: _CountTask) -> _Counted:
+    by_variant = np.zeros((_size(task.variants), 4), dtype=np.int64)
+    by_sample = [
+        _count_codes(_read_codes(task.url, task.variants, people), by_variant)
+        for people in task.people
+    ]
+    return _Counted(by_variant, by_sample)
 
-    The first has hom ref, het, hom alt and invalid calls of each variant, the second
-    the called genotypes of each person.
-    """
-    codes = _call_codes(calls)
-    by_variant = np.zeros((codes.shape[0], 4), dtype=np.int64)
+
+def _count_codes(codes: npt.NDArray[np.uint16], by_variant: Integers) -> Integers:
+    """Add one chunk's counts to its variants', and return the calls of its people."""
     by_sample = np.zeros(codes.shape[1], dtype=np.int64)
     for start in range(0, codes.shape[0], _TILE_ROWS):
         tile = codes[start : start + _TILE_ROWS]
@@ -193,18 +246,18 @@ def _count_block(calls: npt.NDArray[np.signedinteger]) -> npt.NDArray[np.object_
         het = (tile == _HET_CODES[0]) | (tile == _HET_CODES[1])
         hom_alt = tile == _HOM_ALT_CODE
         for column, genotype in enumerate((hom_ref, het, hom_alt)):
-            counts[:, column] = np.count_nonzero(genotype, axis=1)
+            counts[:, column] += np.count_nonzero(genotype, axis=1)
         called = hom_ref | het | hom_alt
         missing = (tile & _MISSING_BITS) != 0
-        counts[:, 3] = np.count_nonzero(~(called | missing), axis=1)
+        counts[:, 3] += np.count_nonzero(~(called | missing), axis=1)
         by_sample += called.view(np.uint8).sum(axis=0, dtype=np.uint8)
-    result = np.empty((1, 1), dtype=object)
-    result[0, 0] = (by_variant, by_sample)
-    return result
+    return by_sample
 
 
-def _dosage_block(calls: npt.NDArray[np.signedinteger]) -> npt.NDArray[np.int8]:
-    codes = _call_codes(calls)
+def _read_dosage(
+    url: str, variants: Selection, people: Selection
+) -> npt.NDArray[np.int8]:
+    codes = _read_codes(url, variants, people)
     alternate = ((codes & 0xFF) + (codes >> 8)).astype(np.int8)
     alternate[(codes & _MISSING_BITS) != 0] = -1
     return alternate

@@ -1,22 +1,29 @@
-"""Round files of the fit: the points that workers read, and all a resume needs.
+"""Checkpoints of the fit and of the training: all that a resume needs.
 
-Each round has the point it evaluated and that point's map, as two pairs of .npy files
-that workers open by slices. A small JSON file, written last, says which rounds the
-search still refers to; files of other rounds are deleted.
+Each round of the fit has the point it evaluated and that point's map, as two pairs of
+.npy files that workers open by slices. A small JSON file, written last, says which
+rounds the search still refers to; files of other rounds are deleted. A state of
+training is one .npz file, rewritten every so often.
 """
 
 import contextlib
 import io
 import json
 from fnmatch import fnmatch
-from typing import Any
+from typing import Any, TypeVar
 
+import jax
 import numpy as np
 import numpy.typing as npt
 
 from estimator.acceleration import Evaluation, Point, Search
 from pipeline import provenance
 from pipeline.location import Location, read_range, replacing
+
+Tree = TypeVar("Tree")
+
+# Most of a training's time that is spent on writing its state.
+WRITING_SHARE = 0.01
 
 _STATE = "search.json"
 # numpy pads a header to 64 bytes, and that of a matrix fits into 128.
@@ -163,3 +170,47 @@ def _delete_others(folder: Location, rounds: set[int]) -> None:
         if fnmatch(path.name, "*-?????-*.npy"):
             if int(path.name.split("-")[1]) not in rounds:
                 path.unlink()
+
+
+class StateFile:
+    """A state of training in one file, which is either whole or absent.
+
+    Parameters
+    ----------
+    path
+        The file; its folder exists.
+    """
+
+    def __init__(self, path: Location) -> None:
+        self._path = path
+        self._cost_seconds = 0.0
+        self._since_saved = provenance.Stopwatch()
+
+    def load(self, like: Tree) -> Tree | None:
+        """Read the state, bit for bit as it was saved; None if there is none.
+
+        Parameters
+        ----------
+        like
+            Any tree with the nodes of the one that was saved.
+        """
+        if not self._path.exists():
+            return None
+        nodes, structure = jax.tree.flatten(like)
+        with self._path.open("rb") as file:
+            saved = np.load(file, allow_pickle=False)
+            leaves = [saved[f"arr_{i}"] for i in range(len(nodes))]
+        return jax.tree.unflatten(structure, leaves)
+
+    def save(self, state: Any) -> None:
+        """Write a tree of arrays in place of the one that is there."""
+        watch = provenance.Stopwatch()
+        with replacing(self._path) as file:
+            np.savez(file, *jax.tree.leaves(state))
+        self._cost_seconds = watch.seconds
+        self._since_saved = provenance.Stopwatch()
+
+    def save_if_due(self, state: Any) -> None:
+        """Write a tree of arrays, unless that would take too much of the time."""
+        if self._since_saved.seconds * WRITING_SHARE >= self._cost_seconds:
+            self.save(state)

@@ -7,24 +7,17 @@ Holds no logic, and imports the stages when a command is called: worker processe
 import this module again before their device is set, so jax must not come with it.
 """
 
-import contextlib
-import errno
 import logging
-import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from pipeline import publication
 from pipeline.config import RunConfig, load_config, replace_values
-from pipeline.errors import InputError
+from pipeline.launch import Group, Where, on_workers
 from pipeline.location import Location, locate
-
-if TYPE_CHECKING:
-    from pipeline.cluster import Cluster
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -39,52 +32,11 @@ class _LocationType(click.ParamType):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> Location:
+        """Take the text of an option or argument."""
         return locate(value)
 
 
 _LOCATION = _LocationType()
-_FAILED = 1
-_BAD_INPUT = 2
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
-
-
-class _Group(click.Group):
-    """Ends with one line where the input is bad, or the disk full or forbidden."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except InputError as error:
-            _say_error(str(error))
-            sys.exit(_BAD_INPUT)
-        except OSError as error:
-            if error.errno not in _DISK_ERRORS:
-                raise
-            _say_error(
-                f"{error.strerror}: {error.filename or 'while writing the results'}; "
-                "mend that and go on with --resume where a run was interrupted"
-            )
-            sys.exit(_FAILED)
-
-
-def _say_error(message: str) -> None:
-    click.echo(f"Error: {' '.join(message.split())}", err=True)
-
-
-def _workers(function: Command) -> Command:
-    """Add the options that say where to run."""
-    for option in (
-        click.option(
-            "--workers",
-            type=click.IntRange(min=1),
-            help="Worker processes on this machine; by default one for each GPU, "
-            "or without GPUs one for each core.",
-        ),
-        click.option("--scheduler", help="Address of a Dask scheduler to use instead."),
-    ):
-        function = option(function)
-    return function
-
 
 _config_option = click.option(
     "--config", "config_path", type=_PATH, help="TOML file; see README."
@@ -96,6 +48,12 @@ _overwrite_option = click.option(
 _populations_option = click.option(
     "-k", "n_populations", type=click.IntRange(min=1), help="Number of populations."
 )
+
+
+def _restart(function: Command) -> Command:
+    """Add the options that say what to do with what is there already."""
+    resume = click.option("--resume", is_flag=True, help="Finish what was interrupted.")
+    return resume(_overwrite_option(function))
 
 
 def _configure(
@@ -119,21 +77,7 @@ def _configure(
     return config
 
 
-def _cluster(
-    workers: int | None, scheduler: str | None
-) -> "contextlib.AbstractContextManager[Cluster]":
-    from pipeline import cluster
-
-    if scheduler is not None:
-        if workers is not None:
-            raise InputError("--workers and --scheduler exclude each other; give one")
-        return cluster.existing_cluster(scheduler)
-    n_cores = len(os.sched_getaffinity(0))
-    specs = cluster.plan_workers(cluster.visible_gpus(), n_cores, workers)
-    return cluster.local_cluster(specs)
-
-
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="streamixture", prog_name="streamixture")
 @click.option("-v", "--verbose", count=True, help="More log lines; twice for debug.")
 def main(verbose: int) -> None:
@@ -151,25 +95,22 @@ def main(verbose: int) -> None:
     "--output", required=True, type=_LOCATION, help="Directory for the results."
 )
 @_populations_option
-@_workers
+@on_workers
 @_config_option
 @_seed_option
 @click.option(
     "--no-qc", is_flag=True, help="Keep every biallelic variant and every person."
 )
-@click.option("--resume", is_flag=True, help="Finish an interrupted run.")
-@_overwrite_option
+@_restart
 def run(
     cohort: str,
     output: Location,
     n_populations: int | None,
-    workers: int | None,
-    scheduler: str | None,
+    where: Where,
     config_path: Path | None,
     seed: int | None,
     no_qc: bool,
-    resume: bool,
-    overwrite: bool,
+    **restart: bool,
 ) -> None:
     """Estimate the ancestry of everybody in COHORT.
 
@@ -181,14 +122,7 @@ def run(
     )
     from pipeline import run as runner
 
-    result = runner.run(
-        cohort,
-        output,
-        config,
-        _cluster(workers, scheduler),
-        resume=resume,
-        overwrite=overwrite,
-    )
+    result = runner.run(cohort, output, config, where.cluster(), **restart)
     _print_result(result.summary, output)
 
 
@@ -226,25 +160,24 @@ def import_(source: str, output: Location, workers: int, overwrite: bool) -> Non
 @main.command()
 @click.argument("cohort")
 @click.option("--output", required=True, type=_LOCATION, help="Prepared store to make.")
-@_workers
+@on_workers
 @_config_option
 @click.option("--no-qc", is_flag=True, help="Keep every biallelic variant and person.")
-@_overwrite_option
+@_restart
 def prepare(
     cohort: str,
     output: Location,
-    workers: int | None,
-    scheduler: str | None,
+    where: Where,
     config_path: Path | None,
     no_qc: bool,
-    overwrite: bool,
+    **restart: bool,
 ) -> None:
     """Check the quality of COHORT and pack its genotypes for the fit."""
     config = _configure(config_path, no_qc=no_qc)
     from pipeline import stages
 
-    cluster = _cluster(workers, scheduler)
-    stages.prepare_only(cohort, output, config, cluster, overwrite=overwrite)
+    cluster = where.cluster()
+    stages.prepare_only(cohort, output, config, cluster, **restart)
     click.echo(f"prepared {cohort} as {output}")
 
 
@@ -252,26 +185,25 @@ def prepare(
 @click.argument("prepared", type=_LOCATION)
 @click.option("--output", required=True, type=_LOCATION, help="Model store to make.")
 @_populations_option
-@_workers
+@on_workers
 @_config_option
 @_seed_option
-@_overwrite_option
+@_restart
 def fit(
     prepared: Location,
     output: Location,
     n_populations: int | None,
-    workers: int | None,
-    scheduler: str | None,
+    where: Where,
     config_path: Path | None,
     seed: int | None,
-    overwrite: bool,
+    **restart: bool,
 ) -> None:
     """Fit the model to a PREPARED store and train its encoder."""
     config = _configure(config_path, seed=seed, n_populations=n_populations)
     from pipeline import stages
 
-    cluster = _cluster(workers, scheduler)
-    stages.fit_only(prepared, output, config, cluster, overwrite=overwrite)
+    cluster = where.cluster()
+    stages.fit_only(prepared, output, config, cluster, **restart)
     click.echo(f"fitted {prepared}: {output}")
 
 
@@ -284,25 +216,24 @@ def fit(
     type=click.IntRange(min=0),
     help="Newton steps after the encoder; 0 is the encoder alone.",
 )
-@_workers
+@on_workers
 @_config_option
-@_overwrite_option
+@_restart
 def apply_(
     model: Location,
     cohort: str,
     output: Location,
     refine: int | None,
-    workers: int | None,
-    scheduler: str | None,
+    where: Where,
     config_path: Path | None,
-    overwrite: bool,
+    **restart: bool,
 ) -> None:
     """Project the people of COHORT on a fitted MODEL."""
     config = _configure(config_path, refine=refine)
     from pipeline import stages
 
-    cluster = _cluster(workers, scheduler)
-    match = stages.project(model, cohort, output, config, cluster, overwrite=overwrite)
+    cluster = where.cluster()
+    match = stages.project(model, cohort, output, config, cluster, **restart)
     click.echo(
         f"variants of the model: {match.n_matched} matched, {match.n_swapped} with "
         f"alleles swapped, {match.n_absent} absent"
@@ -379,15 +310,14 @@ def simulate(
     "--output", type=_LOCATION, default=Path("demo-output"), show_default=True
 )
 @_populations_option
-@_workers
+@on_workers
 @_config_option
 @_seed_option
 @_overwrite_option
 def demo(
     output: Location,
     n_populations: int | None,
-    workers: int | None,
-    scheduler: str | None,
+    where: Where,
     config_path: Path | None,
     seed: int | None,
     overwrite: bool,
@@ -396,7 +326,7 @@ def demo(
     config = _configure(config_path, seed=seed, n_populations=n_populations)
     from pipeline import run as runner
 
-    cluster = _cluster(workers, scheduler)
+    cluster = where.cluster()
     result = runner.run_demo(output, config, cluster, overwrite=overwrite)
     _print_groups(output / "ancestry.zarr")
     _print_result(result.summary, output)

@@ -1,164 +1,59 @@
 """Dask workers pinned one to a device: a local cluster, or one that exists.
 
-A worker's device is chosen by its environment, which jax reads once, when it is first
-imported. So nothing that a worker process imports at start-up may import jax, and a
-worker where it is loaded already is refused. The only module that starts or connects
-to a cluster.
+The only module that starts or connects to a cluster. The workers are checked before
+any work, those that join later before they are used, and what goes wrong with them
+ends in one line.
 """
 
+import collections
 import contextlib
-import glob
 import importlib.metadata
+import json
 import logging
-import os
-import re
-import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import dask
 import distributed
-from distributed import Client, Future, Nanny, Scheduler, SpecCluster, WorkerPlugin
+from distributed import Client, Nanny, Scheduler, SpecCluster, WorkerPlugin
 
-from pipeline import provenance
-from pipeline.errors import InputError
+from pipeline import provenance, tasks, workers
+from pipeline.devices import WorkerSpec
+from pipeline.errors import ClusterError, InputError
+from pipeline.tasks import Cluster
 
-T = TypeVar("T")
-R = TypeVar("R")
+logger = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
 # Every Dask process serves its health over HTTP, by default to the whole network.
 _HTTP = f"{LOOPBACK}:0"
 START_TIMEOUT_SECONDS = 120
+CLOSE_TIMEOUT_SECONDS = 30
 CONNECT_TIMEOUT = "30s"
 # A worker not heard of for so long is given up, and its work done elsewhere.
 SILENCE_TIMEOUT = "60s"
-# One worker process a core: sums in one order, and tiles that stay in its cache.
-SINGLE_THREADED_XLA = (
-    "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
-)
-_SINGLE_THREADED = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "NUMBA_NUM_THREADS",
-)
-
-
-@dataclass(frozen=True)
-class WorkerSpec:
-    """One worker process and the device that is its own.
-
-    Attributes
-    ----------
-    name
-        Name on the cluster.
-    environment
-        Variables set before the process imports jax.
-    """
-
-    name: str
-    environment: dict[str, str]
-
-
-def plan_workers(
-    gpu_ids: Sequence[str], n_cores: int, n_workers: int | None = None
-) -> list[WorkerSpec]:
-    """One worker for each GPU, or without GPUs one for each core.
-
-    Parameters
-    ----------
-    gpu_ids
-        What CUDA_VISIBLE_DEVICES calls each GPU (an index or a UUID).
-    n_cores
-        Processor cores that may be used.
-    n_workers
-        Number of workers, by default as many as there are devices. More workers
-        than cores share them; more than GPUs is refused.
-
-    Raises
-    ------
-    InputError
-        If more workers than GPUs are asked for.
-
-    >>> [spec.name for spec in plan_workers([], 2)]
-    ['cpu-0', 'cpu-1']
-    >>> plan_workers(["0", "1"], 8)[1].environment["CUDA_VISIBLE_DEVICES"]
-    '1'
-    """
-    common = {
-        "JAX_ENABLE_X64": "1",
-        "JAX_COMPILATION_CACHE_DIR": compilation_cache(),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
-        **dict.fromkeys(_SINGLE_THREADED, "1"),
-    }
-    if not gpu_ids:
-        cpu = {
-            **common,
-            "JAX_PLATFORMS": "cpu",
-            "CUDA_VISIBLE_DEVICES": "",
-            "XLA_FLAGS": SINGLE_THREADED_XLA,
-        }
-        return [WorkerSpec(f"cpu-{i}", dict(cpu)) for i in range(n_workers or n_cores)]
-    count = n_workers or len(gpu_ids)
-    if count > len(gpu_ids):
-        raise InputError(
-            f"{count} workers need a GPU each, this machine has {len(gpu_ids)}; "
-            f"set --workers to {len(gpu_ids)} or less"
-        )
-    gpu = {
-        **common,
-        "JAX_PLATFORMS": "cuda,cpu",
-        "XLA_FLAGS": "--xla_gpu_deterministic_ops=true",
-    }
-    return [
-        WorkerSpec(f"gpu-{name}", {**gpu, "CUDA_VISIBLE_DEVICES": name})
-        for name in gpu_ids[:count]
-    ]
-
-
-def compilation_cache() -> str:
-    """Directory where jax keeps compiled kernels between runs.
-
-    One for each kind of processor: home directories are shared by machines that do
-    not all have the instructions that a kernel was compiled to.
-    """
-    chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    if chosen is not None:
-        return chosen
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return f"{cache}/streamixture/jax-{provenance.processor_digest()}"
-
-
-def visible_gpus() -> list[str]:
-    """Ids of the GPUs that jax on this machine could use, in order."""
-    plugins = ("jax-cuda12-plugin", "jax-cuda13-plugin")
-    if not any(_is_installed(plugin) for plugin in plugins):
-        return []
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [name.strip() for name in visible.split(",") if name.strip()]
-    found = (re.fullmatch(r"/dev/nvidia(\d+)", p) for p in glob.glob("/dev/nvidia*"))
-    return sorted((match[1] for match in found if match), key=int)
-
-
-def _is_installed(distribution: str) -> bool:
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        importlib.metadata.version(distribution)
-        return True
-    return False
-
-
-# Processes seen before they imported jax: this one, if it is such a worker.
-_pinned_processes: set[int] = set()
+# How long to wait for workers that replace the last: of nannies, which take seconds
+# and give up where a worker dies as it starts, and of a queue of jobs.
+LOCAL_PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 600.0
+_PACKAGE = "streamixture"
 
 
 class PinnedWorker(WorkerPlugin):
-    """Refuses a worker process in which jax was loaded before its device was set."""
+    """Refuses a worker that will not do, and pins one that will.
+
+    Parameters
+    ----------
+    versions
+        Of the packages, which the worker must have as the driver has them.
+    """
 
     name = "streamixture-pinned-worker"
+
+    def __init__(self, versions: Mapping[str, str]) -> None:
+        self.versions = versions
 
     def setup(self, worker: distributed.Worker) -> None:
         """Check the process; called when a worker starts, and again after a restart.
@@ -166,79 +61,68 @@ class PinnedWorker(WorkerPlugin):
         Also called by a later run on the same cluster, when the tasks of an earlier
         one have loaded jax.
         """
-        if "jax" in sys.modules and os.getpid() not in _pinned_processes:
-            raise RuntimeError(
-                f"worker {worker.name} imported jax before it was pinned to a device; "
-                "keep jax out of the worker's start-up"
-            )
-        _pinned_processes.add(os.getpid())
-        # jax reads these when it is imported; a worker of our own has them already.
-        os.environ.setdefault("JAX_ENABLE_X64", "1")
-        os.environ.setdefault("XLA_FLAGS", SINGLE_THREADED_XLA)
+        report = workers.describe_worker(worker)
+        try:
+            workers.check_worker(report, self.versions)
+        except InputError as error:
+            # Dask would use a worker that joins, which has no heartbeat yet, all the
+            # same.
+            if not worker.periodic_callbacks["heartbeat"].is_running():
+                worker.loop.add_callback(worker.close, reason=str(error))
+            raise
+        workers.pin(report)
         # The driver reports what a task raised; once is enough.
         logging.getLogger("distributed.worker").setLevel(logging.ERROR)
 
 
-@dataclass(frozen=True)
-class Cluster:
-    """A client with the few ways in which the stages use it."""
+class _PatientScheduler:
+    """A cluster as what computes dask's collections.
 
-    client: Client
+    Nannies send all of dask's configuration to the workers that they start, and a
+    client in it would keep a worker from being replaced: there, it is dask's own name.
+    """
 
-    @property
-    def workers(self) -> list[str]:
-        """Addresses of the workers, in order of name."""
-        workers = self.client.scheduler_info()["workers"]
-        return sorted(workers, key=lambda address: str(workers[address]["name"]))
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
 
-    def submit(
-        self, function: Callable[..., Any], *args: Any, worker: str | None = None
-    ) -> Future:
-        """Run a function on some worker, on a usual one if it is named.
+    def __call__(self, graph: Any, keys: Any, **options: Any) -> Any:
+        """Compute a graph."""
+        return self._cluster.get(graph, keys, **options)
 
-        The name is a preference, which keeps a shard with the worker that has it in
-        memory; another worker takes over if that one is gone or busy.
-        """
-        options: dict[str, Any] = {"pure": False}
-        if worker is not None:
-            options |= {"workers": [worker], "allow_other_workers": True}
-        return self.client.submit(function, *args, **options)
-
-    def run_all(self, function: Callable[[T], R], tasks: Sequence[T]) -> Iterator[R]:
-        """Run a function on each task, and yield the results as they come."""
-        futures = [self.submit(function, task) for task in tasks]
-        for _, result in self.completed(futures):
-            yield result
-
-    def completed(self, futures: Iterable[Future]) -> Iterator[tuple[Future, Any]]:
-        """Yield futures with their results, in the order in which they finish."""
-        return iter(distributed.as_completed(futures, with_results=True))
-
-    def spread(self, n_tasks: int) -> list[str | None]:
-        """A worker for each of several tasks: neighbouring tasks share one.
-
-        Sums of neighbours are added first, so most of them never leave the worker.
-        None, for any worker, where all are just being replaced.
-        """
-        workers = self.workers
-        if not workers:
-            return [None] * n_tasks
-        return [workers[i * len(workers) // n_tasks] for i in range(n_tasks)]
-
-    def usage(self) -> dict[str, provenance.ProcessUsage]:
-        """What each worker process has used so far, by address."""
-        return self.client.run(provenance.process_usage)
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        return str, ("dask.distributed",)
 
 
 @contextlib.contextmanager
 def local_cluster(specs: Sequence[WorkerSpec]) -> Iterator[Cluster]:
-    """Start a cluster on this machine, on loopback, and stop it afterwards."""
-    with tempfile.TemporaryDirectory(prefix="streamixture-") as scratch:
-        yield from _run_local_cluster(specs, scratch)
+    """Start a cluster on this machine, on loopback, and stop it afterwards.
+
+    Raises
+    ------
+    ClusterError
+        If workers do not start, or are lost and nobody replaces them.
+    """
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    with (
+        tempfile.TemporaryDirectory(prefix="streamixture-") as scratch,
+        dask.config.set({"distributed.scheduler.worker-ttl": SILENCE_TIMEOUT}),
+        _start(specs, scratch) as started,
+        Client(started) as client,
+    ):
+        try:
+            client.wait_for_workers(len(specs), timeout=START_TIMEOUT_SECONDS)
+        except TimeoutError as error:
+            raise ClusterError(
+                f"{len(specs)} workers did not start in {START_TIMEOUT_SECONDS} s; "
+                "lower --workers"
+            ) from error
+        with _ready(Cluster(client, LOCAL_PATIENCE_SECONDS)) as cluster:
+            yield cluster
 
 
-def _run_local_cluster(specs: Sequence[WorkerSpec], scratch: str) -> Iterator[Cluster]:
-    workers = {
+@contextlib.contextmanager
+def _start(specs: Sequence[WorkerSpec], scratch: str) -> Iterator[SpecCluster]:
+    nannies = {
         spec.name: {
             "cls": Nanny,
             "options": {
@@ -261,48 +145,123 @@ def _run_local_cluster(specs: Sequence[WorkerSpec], scratch: str) -> Iterator[Cl
             "dashboard_address": _HTTP,
         },
     }
-    logging.getLogger("distributed").setLevel(logging.ERROR)
-    with (
-        dask.config.set({"distributed.scheduler.worker-ttl": SILENCE_TIMEOUT}),
-        SpecCluster(workers=workers, scheduler=scheduler) as cluster,
-        Client(cluster) as client,
-    ):
-        client.wait_for_workers(len(workers), timeout=START_TIMEOUT_SECONDS)
-        client.register_plugin(PinnedWorker())
-        yield Cluster(client)
+    started = SpecCluster(workers=nannies, scheduler=scheduler)
+    try:
+        yield started
+    finally:
+        # A nanny whose worker died as it started never ends; its process has.
+        with contextlib.suppress(TimeoutError):
+            started.close(timeout=CLOSE_TIMEOUT_SECONDS)
 
 
 @contextlib.contextmanager
 def existing_cluster(address: str) -> Iterator[Cluster]:
-    """Connect to a scheduler that runs already.
+    """Connect to a scheduler that runs already, by TLS where dask is configured so.
 
     Raises
     ------
     InputError
-        If nobody answers, there are no workers, or a worker has imported jax already
-        or has other versions of the packages.
+        If nobody answers, there are no workers, or a worker will not do.
+    ClusterError
+        If the scheduler, or all workers, are lost and nobody replaces them.
     """
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
     try:
         # A client of what is no address fails half made, and dask computes with it.
         distributed.comm.get_address_host_port(address)
+        # Certificates that are missing are a TypeError or a RuntimeError.
         client = Client(address, timeout=CONNECT_TIMEOUT)
-    except (OSError, TimeoutError, ValueError) as error:
+    except (OSError, TimeoutError, ValueError, TypeError, RuntimeError) as error:
         raise InputError(
             f"no Dask scheduler answers at {address}: {error}; check --scheduler"
         ) from error
-    with client:
-        if not client.scheduler_info()["workers"]:
-            raise InputError(f"the scheduler at {address} has no workers; start some")
-        try:
-            client.register_plugin(PinnedWorker())
-        except RuntimeError as error:
-            raise InputError(f"{address}: {error}") from error
-        expected = provenance.package_versions()
-        for worker, found in client.run(provenance.package_versions).items():
-            differing = {k: v for k, v in found.items() if v != expected.get(k)}
-            if differing:
-                raise InputError(
-                    f"worker {worker} has other versions than this process: "
-                    f"{differing}; install the same environment everywhere"
-                )
-        yield Cluster(client)
+    with client, _ready(Cluster(client, PATIENCE_SECONDS)) as cluster:
+        yield cluster
+
+
+def read_scheduler_file(path: Path) -> str:
+    """Address in the file that a scheduler wrote with ``--scheduler-file``.
+
+    Raises
+    ------
+    InputError
+        If it is missing or has no address.
+    """
+    try:
+        return str(json.loads(path.read_text())["address"])
+    except OSError as error:
+        raise InputError(
+            f"{path}: {error.strerror}; name the file of a scheduler that runs"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} has no scheduler's address; name the file that `dask scheduler "
+            "--scheduler-file` wrote"
+        ) from error
+
+
+@contextlib.contextmanager
+def _ready(cluster: Cluster) -> Iterator[Cluster]:
+    """Yield a cluster with all its workers pinned."""
+    with _explained(), dask.config.set(scheduler=_PatientScheduler(cluster)):
+        _pin_workers(cluster)
+        yield cluster
+
+
+def _pin_workers(cluster: Cluster) -> None:
+    where = cluster.client.scheduler.address
+    if not cluster.workers:
+        raise InputError(f"the scheduler at {where} has no workers; start some")
+    # Nothing of this package can even be sent to a worker that lacks it.
+    for address, version in cluster.ask(importlib.metadata.version, _PACKAGE).items():
+        _check_answer(address, version)
+    reports = cluster.ask(workers.describe_worker)
+    expected = provenance.package_versions()
+    for address, report in reports.items():
+        _check_answer(address, report)
+        workers.check_worker(report, expected)
+        logger.debug("%s", report)
+    workers.check_devices(list(reports.values()))
+    try:
+        cluster.client.sync(
+            lambda: cluster.client.register_plugin(PinnedWorker(expected)),
+            callback_timeout=tasks.ANSWER_TIMEOUT_SECONDS,
+        )
+    except (OSError, TimeoutError) as error:
+        raise ClusterError(f"the workers at {where} do not answer: {error}") from error
+    kinds = collections.Counter(report.device.kind for report in reports.values())
+    found = ", ".join(f"{count} on {kind}" for kind, count in sorted(kinds.items()))
+    logger.info("workers: %s", found)
+
+
+def _check_answer(address: str, answer: Any) -> None:
+    if isinstance(answer, ImportError):
+        raise InputError(
+            f"worker {address} lacks {_PACKAGE} ({answer}); install the same "
+            "environment everywhere"
+        )
+    if isinstance(answer, (OSError, TimeoutError)):
+        raise ClusterError(
+            f"worker {address} does not answer ({answer}); stop it, and start another"
+        )
+    if isinstance(answer, Exception):
+        raise answer
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Turn what dask raises when a cluster is lost into one line."""
+    try:
+        yield
+    except distributed.KilledWorker as error:
+        name = str(error.task).partition("-")[0]
+        raise ClusterError(
+            f"{error.allowed_failures + 1} workers died one after the other at task "
+            f"{name}, perhaps for want of memory; give each more of it (fewer workers "
+            "to a machine), and go on with --resume"
+        ) from error
+    except (distributed.CancelledError, distributed.comm.CommClosedError) as error:
+        raise ClusterError(
+            "the connection to the scheduler was lost; start it again and go on with "
+            "--resume"
+        ) from error

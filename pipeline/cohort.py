@@ -17,7 +17,7 @@ import numpy.typing as npt
 import sgkit
 import xarray as xr
 
-from pipeline import cohort_metadata, store
+from pipeline import cohort_metadata, zarr_files
 from pipeline.errors import InputError
 from pipeline.location import Location, RemotePath, files_below, locate
 
@@ -178,7 +178,7 @@ def open_cohort(url: str | Location) -> Cohort:
         "mask_and_scale": False,
         "consolidated": cohort_metadata.is_consolidated(path),
     }
-    files = store.mapping(path) if isinstance(path, RemotePath) else str(path)
+    files = zarr_files.mapping(path) if isinstance(path, RemotePath) else str(path)
     try:
         dataset = sgkit.load_dataset(files, **options)
         in_memory = sgkit.load_dataset(files, chunks=None, **options)
@@ -235,7 +235,7 @@ def _chunk_digests(path: Location) -> list[list[str]]:
     # Anything else is metadata, or what a killed writer left behind.
     files = files_below(path / "call_genotype")
     chunks = [key for key in files if _CHUNK_KEY.fullmatch(key)]
-    stored = store.mapping(path)
+    stored = zarr_files.mapping(path)
 
     def digest(key: str) -> list[str]:
         chunk = stored[f"call_genotype/{key}"]

@@ -105,7 +105,7 @@ class FitConfig:
     """
 
     n_populations: int = 5
-    tolerance: float = 1e-9
+    tolerance: float = 3e-10
     max_rounds: int = 1_000
     n_secants: int = 3
     shard_people: int = 2_048

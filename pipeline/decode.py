@@ -1,7 +1,8 @@
 """Decode a cohort's genotypes into the people-major, two-bit layout.
 
-Reads call_genotype of a VCF Zarr store chunk by chunk, each once, and returns packed
-rows. A genotype counts its alternate alleles; one with any missing allele is missing.
+Runs inside the workers. Reads call_genotype of a VCF Zarr store chunk by chunk, each
+once, and packs rows. A genotype counts its alternate alleles; one with any missing
+allele is missing.
 """
 
 from collections.abc import Iterator
@@ -11,10 +12,17 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from estimator.packing import MISSING_CODE, VARIANTS_PER_BYTE, packed_width
-from pipeline import store
+from estimator.packing import (
+    MISSING_CODE,
+    VARIANTS_PER_BYTE,
+    count_called,
+    packed_width,
+)
+from pipeline import store, zarr_files
 from pipeline.errors import InputError
+from pipeline.location import Location
 from pipeline.plan import Rows
+from pipeline.prepared import open_store
 
 # Genotypes held unpacked at a time, one byte each.
 WINDOW_CELLS = 64 * 2**20
@@ -70,7 +78,7 @@ def decode_rows(url: str, rows: Rows, columns: Columns) -> npt.NDArray[np.uint8]
         If a chunk cannot be decoded, or a call names an allele that a biallelic
         variant does not have.
     """
-    genotypes = store.open_genotypes(url)
+    size = store.open_genotypes(url).chunks[0]
     packed = np.empty((len(rows), packed_width(len(columns))), np.uint8)
     window = max(WINDOW_CELLS // max(len(rows), 1), 1)
     window = -(-window // VARIANTS_PER_BYTE) * VARIANTS_PER_BYTE
@@ -79,16 +87,16 @@ def decode_rows(url: str, rows: Rows, columns: Columns) -> npt.NDArray[np.uint8]
         index = columns.index[start : start + window]
         width = packed_width(len(index)) * VARIANTS_PER_BYTE
         codes = np.full((width, len(rows)), MISSING_CODE, np.uint8)
-        for number in _chunks_needed(index, genotypes.chunks[0]):
-            if number * genotypes.chunks[0] != chunk.start:
-                chunk = _read_chunk(url, genotypes, number, rows)
-            targets = np.flatnonzero(index // genotypes.chunks[0] == number)
+        for first in _chunks_needed(index, size):
+            if first != chunk.start:
+                chunk = _read_chunk(url, first, first + size, rows)
+            targets = np.flatnonzero(index // size * size == first)
             codes[targets] = chunk.codes[index[targets] - chunk.start]
         _check_alleles(url, index, codes)
         swapped = np.flatnonzero(columns.swapped[start : start + window])
         codes[swapped] = _SWAPPED_CODES[codes[swapped]]
-        first = start // VARIANTS_PER_BYTE
-        packed[:, first : first + width // VARIANTS_PER_BYTE] = _pack_variants(codes)
+        byte = start // VARIANTS_PER_BYTE
+        packed[:, byte : byte + width // VARIANTS_PER_BYTE] = _pack_variants(codes)
     return packed
 
 
@@ -98,22 +106,24 @@ _SWAPPED_CODES = np.array([2, 1, 0, MISSING_CODE], np.uint8)
 
 def _chunks_needed(index: npt.NDArray[np.int64], chunk_size: int) -> Iterator[int]:
     present = index[index >= 0]
-    return (int(number) for number in np.unique(present // chunk_size))
+    return (int(number) * chunk_size for number in np.unique(present // chunk_size))
 
 
-def _read_chunk(
-    url: str, genotypes: store.Genotypes, number: int, rows: Rows
-) -> _Chunk:
-    start = number * genotypes.chunks[0]
-    try:
-        calls = genotypes[start : start + genotypes.chunks[0], rows.slice]
-    except InputError:
-        raise
-    except (RuntimeError, ValueError, OSError) as error:
-        raise InputError(
-            f"{url}: call_genotype cannot be read in the chunk of variants from "
-            f"{start}, people {rows.start} to {rows.stop}: {error}; restore that chunk"
-        ) from error
+def read_calls(
+    url: str, variants: slice, people: slice
+) -> npt.NDArray[np.signedinteger]:
+    """Calls of some variants in some people, shape (variants, people, 2).
+
+    Raises
+    ------
+    InputError
+        If a chunk cannot be decoded.
+    """
+    return zarr_files.read(url, store.open_genotypes(url), (variants, people))
+
+
+def _read_chunk(url: str, start: int, stop: int, rows: Rows) -> _Chunk:
+    calls = read_calls(url, slice(start, stop), rows.slice)
     first, second = calls[..., 0], calls[..., 1]
     either = first | second
     codes = (first + second).astype(np.uint8)
@@ -140,3 +150,38 @@ def _pack_variants(codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     for position in range(1, VARIANTS_PER_BYTE):
         packed |= codes[position::4] << np.uint8(2 * position)
     return packed.T
+
+
+@dataclass(frozen=True)
+class BlockTask:
+    """A block of people to decode.
+
+    Attributes
+    ----------
+    url
+        The cohort.
+    path
+        The prepared store, laid out.
+    block
+        Number of the block.
+    rows
+        Its people.
+    """
+
+    url: str
+    path: Location
+    block: int
+    rows: Rows
+
+
+def decode_block(task: BlockTask) -> None:
+    """Fill one block of a prepared store, and mark it done."""
+    store = open_store(task.path, writable=True)
+    index = store.read("variant_index")
+    swapped = np.zeros(len(index), bool)
+    if "variant_swapped" in store:
+        swapped = store.read("variant_swapped")
+    packed = decode_rows(task.url, task.rows, Columns(index, swapped))
+    store.write_rows("call_genotype_packed", task.rows, packed)
+    store.write_rows("sample_n_called", task.rows, count_called(packed))
+    store.mark_done(task.block)

@@ -1,9 +1,17 @@
-"""The one exception that ends a command with status 2."""
+"""The exceptions that end a command with one line instead of a traceback."""
 
 
 class InputError(ValueError):
-    """Bad usage or bad input, told to the user in one line.
+    """Bad usage or bad input, told to the user in one line; exit status 2.
 
     The message says what is wrong, where (store, array, sample id or index) and
     what to do about it. Nothing has been published when it is raised.
+    """
+
+
+class ClusterError(RuntimeError):
+    """The workers, or their scheduler, are gone; exit status 1.
+
+    What was finished before is on disk, and a run goes on from there when it is
+    resumed.
     """

@@ -6,6 +6,8 @@ fixed tree, and the last task takes the Newton step for P. The driver then choos
 next point (`estimator.acceleration`) and writes its files, which are the checkpoint.
 """
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -26,16 +28,15 @@ from estimator.likelihood import (
 from estimator.packing import VARIANTS_PER_BYTE
 from estimator.relaxation import newton_frequencies, relax_ancestry
 from estimator.spectral import StartingValues, spectral_start
-from pipeline import checkpoint, plan, prepare
-from pipeline.cluster import Cluster, Future
+from pipeline import checkpoint, plan
 from pipeline.config import FitConfig
 from pipeline.errors import InputError
 from pipeline.location import Location
 from pipeline.plan import Rows
-from pipeline.prepare import Prepared
+from pipeline.prepared import Prepared, open_store
 from pipeline.progress import track
-from pipeline.store import Store
 from pipeline.stream import Shard, ShardKey, load_shard, read_rows
+from pipeline.tasks import Cluster, Future
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -54,7 +55,7 @@ class FitResult:
     point
         Q of the people in the fit, and P.
     log_likelihood
-        At that point.
+        Of the best point evaluated, which the last relaxation did not lower.
     trace
         Log-likelihood of every round.
     converged
@@ -92,6 +93,12 @@ class _StartTask:
     prepared: Prepared
     config: FitConfig
     seed: int
+
+
+class _Assignment(NamedTuple):
+    task: _ShardTask
+    upcoming: ShardKey | None
+    worker: str | None
 
 
 class _SampleStart(NamedTuple):
@@ -153,7 +160,7 @@ def fit(
     assert search.best is not None, "at least one round was evaluated"
     trace = checkpoint.load_trace(folder)
     return FitResult(
-        point=search.best.point,
+        point=search.result,
         log_likelihood=search.best.log_likelihood,
         trace=trace,
         converged=search.converged,
@@ -175,7 +182,7 @@ def _check_size(prepared: Prepared, config: FitConfig) -> None:
 
 
 def _count_called(prepared: Prepared) -> int:
-    store = Store.open(prepared.path, prepare.KIND)
+    store = open_store(prepared.path)
     return int(store.read("sample_n_called")[prepared.in_fit].sum())
 
 
@@ -211,20 +218,19 @@ def _starting_point(
     """Spectral start on a sample, extended to everyone and every variant."""
     with track("starting values"):
         start = cluster.submit(_sample_start, _StartTask(prepared, config, seed))
-        store = Store.open(prepared.path, prepare.KIND)
+        store = open_store(prepared.path)
         frequency = store.read("variant_frequency").astype(np.float32)
         pooled = np.repeat(frequency[None], config.n_populations, axis=0)
         name = "start"
         no_ancestry = np.empty((0, config.n_populations), np.float32)
         checkpoint.save_point(folder, name, Point(no_ancestry, pooled))
         path = checkpoint.frequencies_path(folder, name)
-        workers = cluster.spread(len(tasks))
         sums = [
-            cluster.submit(_extend_shard, task, start, path, worker=worker)
-            for task, worker in zip(tasks, workers, strict=True)
+            cluster.submit(_extend_shard, task, upcoming, start, path, worker=worker)
+            for task, upcoming, worker in _assign(tasks, cluster)
         ]
         last = _finish_round(cluster, sums, path)
-        ancestry, frequencies, _ = last.result()
+        ancestry, frequencies, _ = cluster.result(last)
     return Point(ancestry, frequencies)
 
 
@@ -238,15 +244,26 @@ def _evaluate(
     name = checkpoint.point_name(round_number)
     frequencies = checkpoint.frequencies_path(folder, name)
     ancestry = checkpoint.ancestry_path(folder, name)
-    workers = cluster.spread(len(tasks))
     sums = [
-        cluster.submit(_relax_shard, task, ancestry, frequencies, worker=worker)
-        for task, worker in zip(tasks, workers, strict=True)
+        cluster.submit(
+            _relax_shard, task, upcoming, ancestry, frequencies, worker=worker
+        )
+        for task, upcoming, worker in _assign(tasks, cluster)
     ]
     last = _finish_round(cluster, sums, frequencies)
-    mapped_ancestry, mapped_frequencies, log_likelihood = last.result()
+    mapped_ancestry, mapped_frequencies, log_likelihood = cluster.result(last)
     mapped = Point(mapped_ancestry, mapped_frequencies)
     return Evaluation(round_number, point, mapped, log_likelihood)
+
+
+def _assign(tasks: list[_ShardTask], cluster: Cluster) -> Iterator[_Assignment]:
+    """Worker of each shard, and the shard that it will turn to next."""
+    workers = cluster.spread(len(tasks))
+    for worker, group in itertools.groupby(range(len(tasks)), workers.__getitem__):
+        shards = list(group)
+        for shard, following in zip(shards, [*shards[1:], shards[0]], strict=True):
+            upcoming = None if following == shard else tasks[following].key
+            yield _Assignment(tasks[shard], upcoming, worker)
 
 
 def _finish_round(
@@ -255,7 +272,9 @@ def _finish_round(
     """Add neighbours until one sum is left, and take the step for P."""
     while len(sums) > 1:
         pairs = [
-            cluster.submit(_add, *sums[i : i + 2]) for i in range(0, len(sums) - 1, 2)
+            # Before further shards, or a worker would hold the sums of all of its own.
+            cluster.submit(_add, *sums[i : i + 2], priority=1)
+            for i in range(0, len(sums) - 1, 2)
         ]
         sums = [*pairs, *sums[len(pairs) * 2 :]]
     return cluster.submit(_step_frequencies, sums[0], frequencies)
@@ -264,7 +283,7 @@ def _finish_round(
 def _sample_start(task: _StartTask) -> _SampleStart:
     """P of an evenly spaced sample of variants, from a sample of chunks of people."""
     prepared, config = task.prepared, task.config
-    store = Store.open(prepared.path, prepare.KIND)
+    store = open_store(prepared.path)
     blocks = plan.split_rows(prepared.n_samples, prepared.unit)
     n_blocks = max(config.start_people // prepared.unit, 1)
     n_bytes = store.shape("call_genotype_packed")[1]
@@ -289,10 +308,13 @@ def _sample_start(task: _StartTask) -> _SampleStart:
 
 
 def _extend_shard(
-    task: _ShardTask, start: _SampleStart, frequencies: Location
+    task: _ShardTask,
+    upcoming: ShardKey | None,
+    start: _SampleStart,
+    frequencies: Location,
 ) -> _Sums:
     """Q of a shard's people from the sample's P, and the statistics of all of P."""
-    shard = load_shard(task.key, task.cache_bytes)
+    shard = load_shard(task.key, task.cache_bytes, upcoming)
     n_bytes = -(-task.n_variants // VARIANTS_PER_BYTE)
     sampled = np.asarray(shard.packed[:, : n_bytes : start.byte_stride])
     packed = jnp.asarray(pad_shard(sampled, shard.tile))
@@ -304,9 +326,14 @@ def _extend_shard(
     return _frequency_sums(shard, ancestry, checkpoint.load_array(frequencies), 0.0)
 
 
-def _relax_shard(task: _ShardTask, ancestry: Location, frequencies: Location) -> _Sums:
+def _relax_shard(
+    task: _ShardTask,
+    upcoming: ShardKey | None,
+    ancestry: Location,
+    frequencies: Location,
+) -> _Sums:
     """One round's work on a shard."""
-    shard = load_shard(task.key, task.cache_bytes)
+    shard = load_shard(task.key, task.cache_bytes, upcoming)
     rows = np.arange(task.fit_rows.start, task.fit_rows.stop)
     q = pad_ancestry(checkpoint.load_rows(ancestry, rows), shard.packed.shape[0])
     p = checkpoint.load_array(frequencies)

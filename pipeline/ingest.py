@@ -5,6 +5,7 @@ Reads PREFIX.bed with PREFIX.bim and PREFIX.fam, or an indexed .vcf.gz, .vcf.bgz
 """
 
 import contextlib
+import hashlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import xarray as xr
 from bio2zarr import plink, vcf
 
-from pipeline import vcf_zarr
+from pipeline import provenance, vcf_zarr
 from pipeline.errors import InputError
 from pipeline.location import Location
 
@@ -86,6 +87,36 @@ def ingest(
     logger.info("imported %s to %s", path, destination)
 
 
+def source_digest(source: str | Path) -> str:
+    """SHA-256 of the files that an import would read, in hexadecimal.
+
+    Raises
+    ------
+    InputError
+        If a file is missing.
+    """
+    path = _local_file(source)
+    files = [path]
+    if path.suffix == PLINK_SUFFIX:
+        files += _companions(path)
+    digests = []
+    for each in files:
+        with each.open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return provenance.digest(digests)
+
+
+def _companions(bed: Path) -> list[Path]:
+    """The .bim and .fam files of a fileset."""
+    found = [bed.with_suffix(".bim"), bed.with_suffix(".fam")]
+    for companion in found:
+        if not companion.is_file():
+            raise InputError(
+                f"{companion} does not exist; {bed} needs its .bim and .fam beside it"
+            )
+    return found
+
+
 def _local_file(source: str | Path) -> Path:
     if "://" in str(source):
         raise InputError(f"{source} is remote; copy it to this machine to import it")
@@ -117,12 +148,7 @@ def _ingest_plink(bed: Path, store: Path, n_workers: int) -> None:
 
 def _check_plink(bed: Path) -> list[str]:
     """Sample ids of a fileset whose three files fit one another."""
-    bim, fam = bed.with_suffix(".bim"), bed.with_suffix(".fam")
-    for companion in (bim, fam):
-        if not companion.is_file():
-            raise InputError(
-                f"{companion} does not exist; {bed} needs its .bim and .fam beside it"
-            )
+    bim, fam = _companions(bed)
     sample_ids = [row[1] for row in _rows(fam)]
     n_variants = _count_variants(bim)
     for companion, n_rows in ((fam, len(sample_ids)), (bim, n_variants)):

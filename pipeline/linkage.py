@@ -1,8 +1,8 @@
-"""Linkage disequilibrium: which of the correlated variants to keep.
+"""Linkage disequilibrium: which pairs of variants are correlated.
 
 Takes counts of alternate alleles as a dask array; reads and writes no store.
-Invariant: the choice does not depend on blocks or workers, because the sums behind
-every correlation are whole numbers, exact in whatever order they are made.
+Invariant: the pairs do not depend on blocks or workers, because the sums behind every
+correlation are whole numbers, exact in whatever order they are made.
 """
 
 import itertools
@@ -11,7 +11,6 @@ import dask
 import dask.array as da
 import numpy as np
 import numpy.typing as npt
-import sgkit
 
 Integers = npt.NDArray[np.int64]
 Dosage = npt.NDArray[np.int8]
@@ -25,45 +24,6 @@ _BLOCK_ROWS = 4_096
 _TILE_ROWS = 128
 # Beyond this, float32 does not hold every whole number.
 _MAX_FLOAT32_COUNT = 2**24
-
-
-def prune(
-    dosage: da.Array,
-    ends: Integers,
-    minor_frequency: npt.NDArray[np.float64],
-    max_r2: float,
-) -> npt.NDArray[np.bool_]:
-    """Choose variants of which no two in a window have an r2 that reaches `max_r2`.
-
-    Variants are taken by falling minor allele frequency, then by position, and each
-    one kept drops those linked to it: a maximal independent set. sgkit's ld_prune
-    with a variant_score may also drop a variant for one that is itself dropped.
-
-    Parameters
-    ----------
-    dosage
-        Alternate alleles, variants x people, 0 to 2 and missing -1.
-    ends
-        Where each variant's window ends, as `window_ends` gives it.
-    minor_frequency
-        Minor allele frequency of each variant.
-    max_r2
-        Squared correlation that links two variants, in [0, 1]; 0 links those with
-        any correlation at all.
-    """
-    first, second = linked_pairs(dosage, ends, max_r2)
-    n_variants = ends.size
-    by_priority = np.argsort(-minor_frequency, kind="stable")
-    priority = np.empty_like(by_priority)
-    priority[by_priority] = np.arange(n_variants)
-    better = np.minimum(priority[first], priority[second])
-    worse = np.maximum(priority[first], priority[second])
-    order = np.lexsort((worse, better))
-    pruned = sgkit.maximal_independent_set({"i": better[order], "j": worse[order]})
-    lost = pruned["ld_prune_index_to_drop"].values.astype(np.intp)
-    kept = np.ones(n_variants, dtype=np.bool_)
-    kept[by_priority[lost]] = False
-    return kept
 
 
 def window_ends(contigs: Integers, positions: Integers, window_bp: int) -> Integers:

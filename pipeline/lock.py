@@ -11,7 +11,6 @@ import json
 import secrets
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from pipeline.errors import InputError
 from pipeline.location import Location, RemotePath
@@ -24,13 +23,15 @@ Check = Callable[[], None]
 
 
 @contextlib.contextmanager
-def hold(path: Location) -> Iterator[Check]:
+def hold(path: Location, output: Location) -> Iterator[Check]:
     """Hold a lock until the block ends.
 
     Parameters
     ----------
     path
-        File or object of the lock, in the folder that it is for.
+        File or object of the lock.
+    output
+        What it is for.
 
     Yields
     ------
@@ -42,22 +43,16 @@ def hold(path: Location) -> Iterator[Check]:
         If another run holds it.
     """
     if isinstance(path, RemotePath):
-        lease = _Lease(path)
+        lease = _Lease(path, output)
         with lease.kept():
             yield lease.check
         return
-    with _hold_file(path):
-        yield lambda: None
-
-
-@contextlib.contextmanager
-def _hold_file(path: Path) -> Iterator[None]:
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise _taken(path.parent.parent) from None
-        yield
+            raise _taken(output) from None
+        yield lambda: None
 
 
 def _taken(output: Location) -> InputError:
@@ -69,8 +64,9 @@ def _taken(output: Location) -> InputError:
 class _Lease:
     """A lock object, and the thread that writes it again and again."""
 
-    def __init__(self, path: RemotePath) -> None:
+    def __init__(self, path: RemotePath, output: Location) -> None:
         self._path = path
+        self._output = output
         self._owner = secrets.token_hex(8)
         self._count = 0
         self._lost = False
@@ -80,7 +76,7 @@ class _Lease:
         """Raise InputError if another run took the lock over."""
         if self._lost or self._holder() != self._owner:
             raise InputError(
-                f"{self._path.parent}: another run took this one over while it was "
+                f"{self._output}: another run took this one over while it was "
                 "not heard of; let that one finish"
             )
 
@@ -113,7 +109,7 @@ class _Lease:
         """Replace a lock left over, unless another run does so first."""
         info = self._path.info()
         if info is None:
-            raise _taken(self._path.parent)
+            raise _taken(self._output)
         # Both times are the server's: clocks of two machines may differ.
         probe = self._path.with_name(f"{self._path.name}-{self._owner}")
         probe.write_bytes(b"")
@@ -122,11 +118,11 @@ class _Lease:
         assert now is not None, "the probe was just written"
         age = (now["LastModified"] - info["LastModified"]).total_seconds()
         if age < STALE_SECONDS:
-            raise _taken(self._path.parent)
+            raise _taken(self._output)
         with contextlib.suppress(InputError):
             self._write(IfMatch=info["ETag"])
         if self._holder() != self._owner:
-            raise _taken(self._path.parent)
+            raise _taken(self._output)
 
     def _write(self, **conditions: str) -> None:
         self._count += 1

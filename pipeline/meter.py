@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline import provenance
-from pipeline.cluster import Cluster
 from pipeline.location import Location
+from pipeline.tasks import Cluster
 
 
 @dataclass
@@ -22,7 +22,8 @@ class Meter:
     path
         JSON file that the records are kept in.
     records
-        One JSON object a stage, as run.json has it.
+        One JSON object a stage, as run.json has it. `attempts` counts how often it
+        was begun; the other figures are those of the attempt that finished it.
     """
 
     cluster: Cluster
@@ -36,7 +37,14 @@ class Meter:
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Measure a stage, by name, until the block ends."""
+        """Measure a stage, by name, until the block ends.
+
+        One that was finished before the run was resumed keeps its figures.
+        """
+        record = self._begin(name)
+        if "wall_seconds" in record:
+            yield
+            return
         before = self._usage()
         watch = provenance.Stopwatch()
         yield
@@ -51,19 +59,28 @@ class Meter:
             # A worker that replaced a lost one counts from its own start.
             for start in [before.get(process, provenance.ProcessUsage(0.0, 0, 0))]
         ]
-        self.records.append(
-            {
-                "name": name,
-                "wall_seconds": round(wall_seconds, 3),
-                "cpu_seconds": round(sum(usage.cpu_seconds for usage in spent), 3),
-                "peak_rss_bytes": {
-                    "driver": spent[0].peak_rss_bytes,
-                    "worker": max(usage.peak_rss_bytes for usage in spent[1:]),
-                },
-                "bytes_read": sum(usage.bytes_read for usage in spent),
-            }
-        )
+        record |= {
+            "wall_seconds": round(wall_seconds, 3),
+            "cpu_seconds": round(sum(usage.cpu_seconds for usage in spent), 3),
+            "peak_rss_bytes": {
+                "driver": spent[0].peak_rss_bytes,
+                # None answers where all are just being replaced.
+                "worker": max((u.peak_rss_bytes for u in spent[1:]), default=0),
+            },
+            "bytes_read": sum(usage.bytes_read for usage in spent),
+        }
         provenance.write_json(self.path, self.records)
+
+    def _begin(self, name: str) -> dict[str, Any]:
+        """Record of a stage, in which this attempt is counted if it is not finished."""
+        record = next((r for r in self.records if r["name"] == name), None)
+        if record is None:
+            record = {"name": name, "attempts": 0}
+            self.records.append(record)
+        if "wall_seconds" not in record:
+            record["attempts"] += 1
+            provenance.write_json(self.path, self.records)
+        return record
 
     def _usage(self) -> dict[str, provenance.ProcessUsage]:
         return {"driver": provenance.process_usage(), **self.cluster.usage()}

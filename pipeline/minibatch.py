@@ -27,7 +27,7 @@ from estimator.packing import ALL_MISSING_BYTE, count_called
 from pipeline import checkpoint, stream
 from pipeline.location import Location, replacing
 from pipeline.plan import Rows
-from pipeline.prepare import Prepared
+from pipeline.prepared import Prepared
 
 FloatArray = npt.NDArray[np.float32]
 

@@ -5,33 +5,20 @@ there; `sample_in_fit` says who informs the fit. One task decodes one block of p
 and writes whole chunks.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from estimator.packing import count_called, packed_width
-from pipeline import decode, plan, schema
-from pipeline.cluster import Cluster
+from estimator.packing import packed_width
+from pipeline import decode, plan, prepared, schema
 from pipeline.cohort import Cohort
 from pipeline.config import QCConfig
-from pipeline.errors import InputError
 from pipeline.location import Location, locate
-from pipeline.plan import Rows
 from pipeline.progress import track
 from pipeline.qc import QCResult, quality_control
 from pipeline.store import Store, write_all
-
-KIND = "prepared"
-
-
-@dataclass(frozen=True)
-class _Task:
-    url: str
-    path: Location
-    block: int
-    rows: Rows
+from pipeline.tasks import Cluster
 
 
 def prepare(
@@ -48,7 +35,8 @@ def prepare(
     cohort
         The cohort.
     path
-        Where the store is built.
+        Where the store is built. An unfinished one of the same cohort and
+        configuration is continued: it holds what quality control found.
     config
         Thresholds of quality control.
     cluster
@@ -61,6 +49,17 @@ def prepare(
     InputError
         If quality control leaves nothing, or the cohort cannot be read.
     """
+    store = Store.resume(path, prepared.KIND) or _lay_out_checked(
+        cohort, path, config, attrs
+    )
+    fill(cohort, store, cluster)
+    store.finish()
+
+
+def _lay_out_checked(
+    cohort: Cohort, path: Location, config: QCConfig, attrs: dict[str, Any]
+) -> Store:
+    """Lay out a store of the variants that pass quality control."""
     with track("quality control"):
         result = quality_control(cohort, config)
     index = np.flatnonzero(result.variant_mask)
@@ -75,9 +74,8 @@ def prepare(
             "sample_in_fit": result.sample_mask,
         },
     )
-    fill(cohort, store, cluster)
     store.set_attrs(qc_steps=_steps(result), **attrs)
-    store.finish()
+    return store
 
 
 def _steps(result: QCResult) -> list[dict[str, Any]]:
@@ -115,7 +113,7 @@ def lay_out(
     keys: dict[str, npt.NDArray[Any]],
 ) -> Store:
     """Create a prepared store with everything but the genotypes in it."""
-    store = Store.create(path, KIND)
+    store = Store.create(path, prepared.KIND)
     write_all(
         store,
         schema.PREPARED,
@@ -142,82 +140,17 @@ def lay_out(
 
 
 def fill(cohort: Cohort, store: Store, cluster: Cluster) -> None:
-    """Decode every block that is left on the cluster's workers."""
+    """Decode every block that is left on the cluster's workers.
+
+    Nothing may be laid out in the store from here on.
+    """
     n_variants = store.attrs["n_variants"]
     blocks = plan.plan_blocks(cohort.n_samples, n_variants, cohort.sample_chunk)
     store.track_blocks(len(blocks))
     tasks = [
-        _Task(cohort.url, store.path, block, rows) for block, rows in enumerate(blocks)
+        decode.BlockTask(cohort.url, store.path, block, blocks[block])
+        for block in store.blocks_left()
     ]
     with track("preparing genotypes", len(tasks)) as progress:
-        for _ in cluster.run_all(_decode_block, tasks):
+        for _ in cluster.run_all(decode.decode_block, tasks):
             progress.advance()
-
-
-def _decode_block(task: _Task) -> None:
-    store = Store.open(task.path, KIND, writable=True)
-    index = store.read("variant_index")
-    swapped = np.zeros(len(index), bool)
-    if "variant_swapped" in store:
-        swapped = store.read("variant_swapped")
-    packed = decode.decode_rows(task.url, task.rows, decode.Columns(index, swapped))
-    store.write_rows("call_genotype_packed", task.rows, packed)
-    store.write_rows("sample_n_called", task.rows, count_called(packed))
-    store.mark_done(task.block)
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What the driver knows of a prepared store; workers read the genotypes.
-
-    Attributes
-    ----------
-    path
-        The store.
-    source
-        Name of the cohort it was made from.
-    n_samples, n_variants
-        Its size.
-    unit
-        People in a chunk.
-    sample_chunk
-        People in a chunk of the cohort that it was made from.
-    in_fit
-        Who informs the fit.
-    """
-
-    path: Location
-    source: str
-    n_samples: int
-    n_variants: int
-    unit: int
-    sample_chunk: int
-    in_fit: npt.NDArray[np.bool_]
-
-    @property
-    def n_in_fit(self) -> int:
-        """Number of people who inform the fit."""
-        return int(np.count_nonzero(self.in_fit))
-
-
-def open_prepared(path: Location) -> Prepared:
-    """Open a finished prepared store.
-
-    Raises
-    ------
-    InputError
-        If it is missing, of another kind or unfinished.
-    """
-    store = Store.open(path, KIND)
-    if not store.attrs.get("complete"):
-        raise InputError(f"{path} is unfinished; run `streamixture prepare` again")
-    store.check_whole()
-    return Prepared(
-        path=path,
-        source=store.attrs["source"],
-        n_samples=store.shape("sample_id")[0],
-        n_variants=store.attrs["n_variants"],
-        unit=store.chunks("call_genotype_packed")[0],
-        sample_chunk=store.attrs["sample_chunk"],
-        in_fit=store.read("sample_in_fit"),
-    )

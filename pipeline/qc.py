@@ -14,7 +14,7 @@ import numpy.typing as npt
 import sgkit
 import xarray as xr
 
-from pipeline import calls, linkage
+from pipeline import calls, linkage, pruning
 from pipeline.calls import CallCounts, Fractions, Mask
 from pipeline.cohort import Cohort
 from pipeline.config import QCConfig
@@ -228,7 +228,7 @@ def _filter_linkage(
     positions = filters.cohort.positions[kept]
     ends = linkage.window_ends(contigs[kept], positions, config.ld_window_bp)
     passing = np.zeros_like(kept)
-    passing[kept] = linkage.prune(
+    passing[kept] = pruning.prune(
         calls.dosage(filters.cohort, kept, _linkage_sample(filters, config)),
         ends,
         counts.minor_frequency[kept],

@@ -11,16 +11,16 @@ from typing import Any
 
 from pipeline import provenance, stages
 from pipeline.apply import apply_model
-from pipeline.cluster import Cluster
 from pipeline.cohort import Cohort
 from pipeline.config import RunConfig
 from pipeline.demo import write_demo_cohort
-from pipeline.errors import InputError
 from pipeline.location import Location
 from pipeline.meter import Meter
-from pipeline.prepare import open_prepared, prepare
+from pipeline.prepare import prepare
+from pipeline.prepared import open_prepared
 from pipeline.report import write_report
 from pipeline.store import Store
+from pipeline.tasks import Cluster
 from pipeline.workspace import STORES, Workspace, open_workspace
 
 
@@ -65,32 +65,20 @@ def run(
         cohort = stages.open_source(source, workspace.work)
         inputs = stages.provenance_inputs(cohort.fingerprint(), config)
         attrs = stages.describe(source, config, inputs)
-        finished = workspace.finished_run()
-        if resume and finished is not None:
-            return _conclude(workspace, finished, attrs)
+        finished = workspace.conclude(attrs["stamp"]) if resume else None
+        if finished is not None:
+            return RunResult(output, finished)
         workspace.check_inputs(inputs)
         with cluster as workers:
             meter = Meter(workers, workspace.building("stages.json"))
             _run_stages(cohort, workspace, config, meter, attrs)
+            described = [report.as_json() for report in workers.reports()]
         ancestry = workspace.building("ancestry.zarr")
         write_report(ancestry, workspace.building("report.html"))
-        summary = _summarise(workspace, meter, attrs)
+        summary = {**_summarise(workspace, meter, attrs), "workers": described}
         provenance.write_json(workspace.building("run.json"), summary)
         workspace.publish()
     return RunResult(output, summary)
-
-
-def _conclude(
-    workspace: Workspace, finished: dict[str, Any], attrs: dict[str, Any]
-) -> RunResult:
-    """Publish what is left of a run with the same inputs that has all stages done."""
-    if finished["stamp"] != attrs["stamp"]:
-        raise InputError(
-            f"{workspace.output}: the finished run had another cohort, configuration "
-            "or software; pass --overwrite to replace it"
-        )
-    workspace.publish()
-    return RunResult(workspace.output, finished)
 
 
 def _run_stages(

@@ -1,5 +1,6 @@
 """Each stage of the pipeline on its own, from one store to the next."""
 
+import json
 import logging
 from contextlib import AbstractContextManager
 from typing import Any
@@ -9,19 +10,22 @@ import numpy as np
 from pipeline import provenance, publication
 from pipeline.apply import apply_model
 from pipeline.bundle import save_model
-from pipeline.cluster import Cluster
 from pipeline.cohort import Cohort, open_cohort
 from pipeline.config import RunConfig
+from pipeline.errors import InputError
 from pipeline.fit import fit
-from pipeline.ingest import ingest, needs_import
+from pipeline.ingest import ingest, needs_import, source_digest
 from pipeline.location import Location, delete_tree, locate
 from pipeline.match import Match, match_variants
 from pipeline.meter import Meter
-from pipeline.prepare import Prepared, fill, lay_out, open_prepared, prepare
+from pipeline.prepare import fill, lay_out, prepare
+from pipeline.prepared import Prepared, open_prepared
 from pipeline.schema import PREPARED, VARIANT_KEYS
-from pipeline.store import Store, check_genotypes, publish
+from pipeline.store import Store, check_genotypes
+from pipeline.tasks import Cluster
 from pipeline.train import train
-from pipeline.workspace import build_beside, check_output
+from pipeline.vcf_zarr import clear_unfinished
+from pipeline.workspace import open_store_workspace
 
 logger = logging.getLogger(__name__)
 
@@ -50,16 +54,35 @@ def describe(source: str, config: RunConfig, inputs: dict[str, Any]) -> dict[str
 
 
 def open_source(source: str, folder: Location) -> Cohort:
-    """Open a cohort, importing it into a folder first if it is no VCF Zarr store."""
+    """Open a cohort, importing it into a folder first if it is no VCF Zarr store.
+
+    Raises
+    ------
+    InputError
+        If it cannot be used, or if files that were imported there have changed.
+    """
     path = locate(source)
     if needs_import(source):
         path = folder / "cohort.vcz"
-        if not path.exists():
-            ingest(source, path)
+        _import_once(source, path, folder / "cohort.json")
     url = str(publication.resolve(path))
     cohort = open_cohort(url)
     check_genotypes(url)
     return cohort
+
+
+def _import_once(source: str, path: Location, kept: Location) -> None:
+    """Import to a path, unless it is there already, and keep the files' digest."""
+    digest = source_digest(source)
+    if not path.exists():
+        clear_unfinished(path)
+        provenance.write_json(kept, digest)
+        ingest(source, path)
+    elif json.loads(kept.read_text()) != digest:
+        raise InputError(
+            f"{source} has changed since the unfinished run imported it; restore it "
+            "to --resume, or --overwrite to start afresh"
+        )
 
 
 def fit_model(
@@ -108,6 +131,7 @@ def prepare_only(
     config: RunConfig,
     cluster: AbstractContextManager[Cluster],
     *,
+    resume: bool = False,
     overwrite: bool = False,
 ) -> None:
     """Make a prepared store of a cohort.
@@ -117,15 +141,18 @@ def prepare_only(
     InputError
         If the cohort cannot be used, or the output exists.
     """
-    check_output(output, "prepared", overwrite=overwrite)
-    with build_beside(output) as folder:
-        cohort = open_source(source, folder)
-        attrs = describe(
-            source, config, provenance_inputs(cohort.fingerprint(), config)
-        )
+    name = "prepared.zarr"
+    options = {"resume": resume, "overwrite": overwrite}
+    with open_store_workspace(output, name, **options) as workspace:
+        cohort = open_source(source, workspace.work)
+        inputs = provenance_inputs(cohort.fingerprint(), config)
+        attrs = describe(source, config, inputs)
+        if resume and workspace.conclude(attrs["stamp"]):
+            return
+        workspace.check_inputs(inputs)
         with cluster as workers:
-            prepare(cohort, folder / output.name, config.qc, workers, attrs)
-        publish(folder / output.name, output)
+            prepare(cohort, workspace.building(name), config.qc, workers, attrs)
+        workspace.publish()
 
 
 def fit_only(
@@ -134,6 +161,7 @@ def fit_only(
     config: RunConfig,
     cluster: AbstractContextManager[Cluster],
     *,
+    resume: bool = False,
     overwrite: bool = False,
 ) -> None:
     """Make a model store of a prepared one.
@@ -143,15 +171,21 @@ def fit_only(
     InputError
         If the prepared store cannot be used, or the output exists.
     """
-    check_output(output, "model", overwrite=overwrite)
-    prepared_path = publication.resolve(prepared_path)
-    prepared = open_prepared(prepared_path)
-    origin = Store.open(prepared_path, "prepared").attrs["cohort_fingerprint"]
-    attrs = describe(str(prepared_path), config, provenance_inputs(origin, config))
-    with build_beside(output) as folder, cluster as workers:
-        meter = Meter(workers, folder / "stages.json")
-        fit_model(prepared, folder / output.name, config, meter, attrs)
-        publish(folder / output.name, output)
+    name = "model.zarr"
+    options = {"resume": resume, "overwrite": overwrite}
+    prepared = open_prepared(publication.resolve(prepared_path))
+    origin = Store.open(prepared.path, "prepared").attrs
+    inputs = provenance_inputs(origin["cohort_fingerprint"], config)
+    inputs["prepared"] = origin["stamp"]
+    attrs = describe(str(prepared_path), config, inputs)
+    with open_store_workspace(output, name, **options) as workspace:
+        if resume and workspace.conclude(attrs["stamp"]):
+            return
+        workspace.check_inputs(inputs)
+        with cluster as workers:
+            meter = Meter(workers, workspace.building("stages.json"))
+            fit_model(prepared, workspace.building(name), config, meter, attrs)
+        workspace.publish()
 
 
 def project(
@@ -161,6 +195,7 @@ def project(
     config: RunConfig,
     cluster: AbstractContextManager[Cluster],
     *,
+    resume: bool = False,
     overwrite: bool = False,
 ) -> Match:
     """Project the people of another cohort on a fitted model.
@@ -177,6 +212,8 @@ def project(
         Refinement and seed.
     cluster
         Workers.
+    resume
+        Continue an interrupted projection.
     overwrite
         Replace an ancestry store that is there.
 
@@ -185,30 +222,49 @@ def project(
     InputError
         If the cohort lacks too many of the model's variants, or the output exists.
     """
-    check_output(output, "ancestry", overwrite=overwrite)
+    name = "ancestry.zarr"
+    options = {"resume": resume, "overwrite": overwrite}
     model_path = publication.resolve(model_path)
-    model = Store.open(model_path, "model")
-    with build_beside(output) as folder:
-        cohort = open_source(source, folder)
+    stamp = Store.open(model_path, "model").attrs["stamp"]
+    with open_store_workspace(output, name, **options) as workspace:
+        cohort = open_source(source, workspace.work)
         match = match_variants(model_path, cohort)
-        inputs = provenance_inputs(cohort.fingerprint(), config)
-        inputs["model"] = model.attrs["stamp"]
+        inputs = provenance_inputs(cohort.fingerprint(), config) | {"model": stamp}
         attrs = {
             **describe(source, config, inputs),
-            "model_stamp": model.attrs["stamp"],
+            "model_stamp": stamp,
             "variants_matched": match.n_matched,
             "variants_swapped": match.n_swapped,
             "variants_absent": match.n_absent,
         }
+        if resume and workspace.conclude(attrs["stamp"]):
+            return match
+        workspace.check_inputs(inputs)
+        with cluster as workers:
+            if not workspace.is_built("prepared.zarr"):
+                path = workspace.building("prepared.zarr")
+                _prepare_for_model(cohort, path, model_path, match, workers)
+            prepared = open_prepared(workspace.building("prepared.zarr"))
+            built = workspace.building(name)
+            apply_model(model_path, prepared, built, config.apply, workers, attrs)
+        workspace.publish()
+    return match
+
+
+def _prepare_for_model(
+    cohort: Cohort,
+    path: Location,
+    model_path: Location,
+    match: Match,
+    cluster: Cluster,
+) -> None:
+    """Prepare a cohort's genotypes at a model's variants, for nobody's fit."""
+    store = Store.resume(path, "prepared")
+    if store is None:
+        model = Store.open(model_path, "model")
         keys = {name: model.read(name) for name in VARIANT_KEYS}
-        store = lay_out(cohort, folder / "prepared.zarr", match.columns, keys)
+        store = lay_out(cohort, path, match.columns, keys)
         nobody = np.zeros(cohort.n_samples, bool)
         store.write("sample_in_fit", PREPARED["sample_in_fit"], nobody)
-        with cluster as workers:
-            fill(cohort, store, workers)
-            store.finish()
-            built = folder / "ancestry.zarr"
-            prepared = open_prepared(store.path)
-            apply_model(model_path, prepared, built, config.apply, workers, attrs)
-        publish(built, output)
-    return match
+    fill(cohort, store, cluster)
+    store.finish()

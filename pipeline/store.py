@@ -1,15 +1,14 @@
 """The pipeline's own Zarr stores: lay out, fill by aligned regions, publish whole.
 
-The only module that imports zarr. A store is built under a working name with its
-arrays laid out first; a block is marked in a `*_done` array only after it was written,
-because an absent chunk may also be one that equals the fill value. `publish` moves
-the finished store into place. On an object store, only an object that the server says
-is missing counts as absent.
+A store is built under a working name with its
+arrays laid out first; a block is marked in the array `done` only after it was written,
+because an absent chunk may also be one that equals the fill value. A store with that
+array is laid out, and can be continued after its makers were killed. `publish` renames
+the finished store into place. An absent chunk is never read as the fill value.
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,99 +17,21 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from pipeline import publication
+from pipeline import zarr_files
 from pipeline.errors import InputError
-from pipeline.location import (
-    PARALLEL_REQUESTS,
-    Location,
-    RemotePath,
-    delete_tree,
-    locate,
-)
+from pipeline.location import Location, RemotePath, delete_tree, locate
 from pipeline.plan import Rows
 from pipeline.schema import SCHEMA_VERSION, ArraySpec
+from pipeline.zarr_files import DONE
 
 _COMPRESSOR = numcodecs.Blosc("zstd", 1, numcodecs.Blosc.SHUFFLE)
 _DIMENSIONS = "_ARRAY_DIMENSIONS"  # xarray's name for them
-_DONE = "done"
-
-
-class ObjectStore(zarr.storage.Store):
-    """A zarr store on an object store.
-
-    zarr's own FSStore also takes a refused or failed request for a missing key, and
-    so reads its chunk as the fill value. Here it is an InputError that names the array
-    and the chunk.
-    """
-
-    def __init__(self, root: RemotePath) -> None:
-        self.root = root
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, ObjectStore) and other.root == self.root
-
-    def __getitem__(self, key: str) -> bytes:
-        try:
-            return (self.root / key).read_bytes()
-        except FileNotFoundError:
-            raise KeyError(key) from None
-        except InputError as error:
-            array, _, chunk = key.rpartition("/")
-            what = key if chunk.startswith(".") else f"chunk {chunk} of array {array}"
-            _, _, reason = str(error).partition(" cannot be read ")
-            raise InputError(f"{self.root}: {what} cannot be read {reason}") from error
-
-    def getitems(
-        self, keys: Sequence[str], *, contexts: Mapping[str, Any]
-    ) -> dict[str, bytes]:
-        """Several values at once, without those that are missing."""
-        with ThreadPoolExecutor(PARALLEL_REQUESTS) as executor:
-            found = dict(zip(keys, executor.map(self.get, keys), strict=True))
-        return {key: value for key, value in found.items() if value is not None}
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        (self.root / key).write_bytes(bytes(value))
-
-    def setitems(self, values: Mapping[str, Any]) -> None:
-        """Write several values at once."""
-        with ThreadPoolExecutor(PARALLEL_REQUESTS) as executor:
-            list(executor.map(self.__setitem__, values.keys(), values.values()))
-
-    def __delitem__(self, key: str) -> None:
-        try:
-            (self.root / key).unlink()
-        except FileNotFoundError:
-            raise KeyError(key) from None
-
-    def __contains__(self, key: object) -> bool:
-        return (self.root / str(key)).is_file()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.root.keys())
-
-    def __len__(self) -> int:
-        return len(self.root.keys())
-
-    def listdir(self, path: str = "") -> list[str]:
-        """Names in a group or array, sorted."""
-        folder = self.root / path if path else self.root
-        return [item.name for item in folder.iterdir()]
-
-    def rmdir(self, path: str = "") -> None:
-        """Delete a group or array."""
-        delete_tree(self.root / path if path else self.root)
-
-
-def mapping(path: Location) -> zarr.storage.Store:
-    """What zarr, xarray and sgkit open to read or write the store at a path."""
-    if isinstance(path, RemotePath):
-        return ObjectStore(path)
-    return zarr.DirectoryStore(str(path))
+_CONSOLIDATED = ".zmetadata"  # written last of all
 
 
 def _open_group(path: Location, *, writable: bool) -> zarr.Group:
-    files = mapping(path)
-    if isinstance(files, ObjectStore) and not writable:
+    files = zarr_files.whole_mapping(path)
+    if isinstance(path, RemotePath) and not writable:
         # One request, where several for each array would be needed.
         with contextlib.suppress(KeyError):
             return zarr.open_consolidated(files, mode="r")
@@ -131,20 +52,28 @@ class Store:
     """
 
     def __init__(self, path: Location, group: zarr.Group) -> None:
+        # With threads of its own, Blosc orders a chunk's blocks as they finish, and
+        # the same values give other bytes every time.
+        numcodecs.blosc.use_threads = False
         self.path = path
         self._group = group
 
     @classmethod
     def create(cls, path: Location, kind: str) -> "Store":
         """Start an empty store, in place of anything unfinished at the path."""
-        # With threads of its own, Blosc orders a chunk's blocks as they finish, and
-        # the same values give other bytes every time.
-        numcodecs.blosc.use_threads = False
         delete_tree(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        group = zarr.open_group(mapping(path), mode="w")
+        zarr.open_group(zarr_files.mapping(path), mode="w")
+        group = _open_group(path, writable=True)
         group.attrs.update({"kind": kind, "schema_version": SCHEMA_VERSION})
         return cls(path, group)
+
+    @classmethod
+    def resume(cls, path: Location, kind: str) -> "Store | None":
+        """Open an unfinished store whose layout is whole; None if there is none."""
+        if not is_under_way(path):
+            return None
+        return cls.open(path, kind, writable=True)
 
     @classmethod
     def open(cls, path: Location, kind: str, *, writable: bool = False) -> "Store":
@@ -191,7 +120,7 @@ class Store:
             If an array has fewer chunks on disk than it should; names the first.
         """
         for _, array in self._group.arrays():
-            _check_chunks(self.path, array)
+            zarr_files.check_present(self.path, array)
 
     def set_attrs(self, **values: Any) -> None:
         """Set attributes, which must be JSON values."""
@@ -238,17 +167,9 @@ class Store:
         Raises
         ------
         InputError
-            If a chunk cannot be decoded.
+            If a chunk is absent or cannot be decoded.
         """
-        try:
-            values = self._group[name][selection or ...]
-        except InputError:
-            raise
-        except (RuntimeError, ValueError, OSError) as error:
-            raise InputError(
-                f"{self.path}: array {name} cannot be read at {selection}: {error}; "
-                "restore the store or make it again"
-            ) from error
+        values = zarr_files.read(self.path, self._group[name], selection)
         return values.astype(str) if values.dtype == object else values
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -271,28 +192,43 @@ class Store:
         array[rows.slice] = values
 
     def track_blocks(self, n_blocks: int) -> None:
-        """Prepare to remember which blocks were written."""
+        """Remember from now on which blocks were written, when all else is laid out.
+
+        In a store that is continued, those written already are remembered.
+        """
+        if DONE in self._group:
+            return
         array = self._group.create_dataset(
-            _DONE, shape=(n_blocks,), chunks=(1,), dtype="bool", fill_value=False
+            DONE, shape=(n_blocks,), chunks=(1,), dtype="f8", fill_value=np.nan
         )
         array.attrs[_DIMENSIONS] = ["blocks"]
 
-    def mark_done(self, block: int) -> None:
-        """Record that a block was written, after it was."""
-        self._group[_DONE][block] = True
+    def mark_done(self, block: int, figure: float = 0.0) -> None:
+        """Record that a block was written, after it was, with a figure of it."""
+        assert not np.isnan(figure), f"the figure of block {block} is not a number"
+        self._group[DONE][block] = figure
 
     def blocks_left(self) -> list[int]:
         """Blocks not yet written."""
-        return [int(i) for i in np.flatnonzero(~self._group[_DONE][:])]
+        return [int(i) for i in np.flatnonzero(np.isnan(self._group[DONE][:]))]
+
+    def block_figures(self) -> list[float]:
+        """Figures that the blocks were marked with, in order of the blocks."""
+        return self._group[DONE][:].tolist()
 
     def finish(self) -> None:
         """Check that every block was written, and consolidate the metadata.
 
-        Last of all, because consolidated readers do not see later attributes.
+        Last of all, because consolidated readers do not see later attributes, and
+        because they are what tells a finished store.
         """
-        if _DONE in self._group:
+        if DONE in self._group:
             assert not self.blocks_left(), f"{self.path}: blocks were not written"
-            del self._group[_DONE]
+            del self._group[DONE]
+        if isinstance(self.path, Path):
+            # Writers that were killed leave the files that they had not yet renamed.
+            for path in self.path.rglob("*.partial"):
+                path.unlink(missing_ok=True)
         self.set_attrs(complete=True)
         zarr.consolidate_metadata(self._group.store)
 
@@ -305,7 +241,9 @@ def open_genotypes(url: str) -> Genotypes:
 
     Read without xarray, which would apply the fill value as a mask.
     """
-    return zarr.open_array(mapping(locate(url)), mode="r", path="call_genotype")
+    return zarr.open_array(
+        zarr_files.mapping(locate(url)), mode="r", path="call_genotype"
+    )
 
 
 def check_genotypes(url: str) -> None:
@@ -321,25 +259,19 @@ def check_genotypes(url: str) -> None:
     """
     genotypes = open_genotypes(url)
     if genotypes.fill_value is None or genotypes.fill_value >= 0:
-        _check_chunks(url, genotypes)
-
-
-def _check_chunks(where: str | Location, array: zarr.Array) -> None:
-    if array.nchunks_initialized == array.nchunks:
-        return
-    for chunk in np.ndindex(*array.cdata_shape):
-        if array._chunk_key(chunk) not in array.chunk_store:
-            raise InputError(
-                f"{where}: chunk {'.'.join(map(str, chunk))} of array "
-                f"{array.basename} is absent; copy or write the store again"
-            )
+        zarr_files.check_present(url, genotypes)
 
 
 def is_complete(path: Location, kind: str) -> bool:
     """Whether a finished store of the kind is at the path."""
-    if not (path / ".zgroup").exists():
+    if not (path / _CONSOLIDATED).exists():
         return False
     return bool(Store.open(path, kind).attrs.get("complete"))
+
+
+def is_under_way(path: Location) -> bool:
+    """Whether an unfinished store with its layout whole is at the path."""
+    return (path / DONE / ".zarray").exists()
 
 
 def write_all(
@@ -354,14 +286,10 @@ def publish(source: Location, target: Location) -> None:
     """Move a finished file or store into place, replacing an earlier one.
 
     A directory cannot be replaced in one system call on every file system: the
-    earlier one is renamed aside first and deleted afterwards. On an object store
-    nothing moves: a pointer is written.
+    earlier one is renamed aside first and deleted afterwards.
     """
-    if isinstance(target, RemotePath):
-        assert isinstance(source, RemotePath), "built beside the target"
-        publication.point(target, source)
-        return
-    assert isinstance(source, Path), "built beside the target"
+    assert isinstance(source, Path), "an object store renames nothing"
+    assert isinstance(target, Path), "built beside the target"
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(f".{target.name}.replaced")
     delete_tree(aside, ignore_errors=True)

@@ -1,28 +1,32 @@
 """Prepared genotypes as the workers see them: shards, and prefetched minibatches.
 
 Runs inside the workers. A shard is the people of some rows who inform the fit, padded
-to whole tiles on the worker's device, and stays in a cache within a budget of bytes.
-A minibatch is made of whole chunks of people, read while the previous one is in use.
+to whole tiles on the worker's device, and stays there within a budget of bytes. A
+minibatch is made of whole chunks of people. Both are read while what comes before them
+is in use.
 """
 
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from estimator.likelihood import TileShape, pad_shard, tile_shape
-from pipeline import prepare
+from estimator.likelihood import TileShape, padded_shape, tile_shape
+from estimator.packing import ALL_MISSING_BYTE
 from pipeline.location import Location
 from pipeline.plan import Rows
+from pipeline.prepared import open_store
 from pipeline.store import Store
 
 Packed = npt.NDArray[np.uint8]
+
+# Chunks of people decoded at a time, beside the shard that they go into.
+_CHUNKS_READ = 4
+_ALIGNMENT = 64
 
 
 @dataclass(frozen=True)
@@ -62,31 +66,57 @@ class Shard(NamedTuple):
     tile: TileShape
 
 
-class _ShardCache:
-    """Shards most recently used, within a budget of bytes."""
+class _ShardReader:
+    """Shards kept in memory within a budget of bytes, and one read ahead."""
 
     def __init__(self) -> None:
-        self._shards: OrderedDict[ShardKey, Shard] = OrderedDict()
+        self._kept: dict[ShardKey, Shard] = {}
+        self._pool = ThreadPoolExecutor(1)
+        self._ahead: dict[ShardKey, Future[Shard]] = {}
 
-    def get(self, key: ShardKey, budget: int) -> Shard:
-        if key in self._shards:
-            self._shards.move_to_end(key)
-            return self._shards[key]
-        shard = _read_shard(key)
-        if shard.packed.nbytes <= budget:
-            self._shards[key] = shard
-            while sum(s.packed.nbytes for s in self._shards.values()) > budget:
-                self._shards.popitem(last=False)
+    def get(self, key: ShardKey, budget: int, upcoming: ShardKey | None) -> Shard:
+        ready = self._ahead.pop(key, None)
+        # A plan that moved to another worker leaves a shard that nobody will want.
+        self._ahead.clear()
+        if upcoming is not None and upcoming not in self._kept:
+            self._ahead[upcoming] = self._pool.submit(_read_shard, upcoming)
+        if key in self._kept:
+            return self._kept[key]
+        shard = _read_shard(key) if ready is None else ready.result()
+        self._keep(key, shard, budget)
         return shard
 
+    def _keep(self, key: ShardKey, shard: Shard, budget: int) -> None:
+        """Keep a shard if there is room.
 
-# One process is one worker on one device, so the cache belongs to the module.
-_cache = _ShardCache()
+        The rounds go through the shards in turn: making room for one by dropping
+        another would keep none for as long as it is of use.
+        """
+        for other in list(self._kept):
+            if (other.path, other.stamp) != (key.path, key.stamp):
+                del self._kept[other]
+        held = sum(other.packed.nbytes for other in self._kept.values())
+        if held + shard.packed.nbytes <= budget:
+            self._kept[key] = shard
 
 
-def load_shard(key: ShardKey, budget: int) -> Shard:
-    """Read a shard, or take it from the worker's cache of at most ``budget`` bytes."""
-    return _cache.get(key, budget)
+# One process is one worker on one device, so the reader belongs to the module.
+_shards = _ShardReader()
+
+
+def load_shard(key: ShardKey, budget: int, upcoming: ShardKey | None = None) -> Shard:
+    """Read a shard, or take it from the worker's memory.
+
+    Parameters
+    ----------
+    key
+        The shard.
+    budget
+        Most bytes of shards that stay in memory.
+    upcoming
+        The shard that this worker will probably want next, read meanwhile.
+    """
+    return _shards.get(key, budget, upcoming)
 
 
 def read_rows(store: Store, rows: Rows) -> Packed:
@@ -95,11 +125,32 @@ def read_rows(store: Store, rows: Rows) -> Packed:
 
 
 def _read_shard(key: ShardKey) -> Shard:
-    store = Store.open(key.path, prepare.KIND)
+    """Read a shard some chunks at a time into the memory that the device will use."""
+    store = open_store(key.path)
     in_fit = store.read("sample_in_fit", key.rows.slice)
-    packed = read_rows(store, key.rows)[in_fit]
     tile = tile_shape()
-    return Shard(jnp.asarray(pad_shard(packed, tile)), len(packed), tile)
+    n_people = int(np.count_nonzero(in_fit))
+    n_bytes = store.shape("call_genotype_packed")[1]
+    padded = _aligned_full(padded_shape((n_people, n_bytes), tile), ALL_MISSING_BYTE)
+    filled = 0
+    step = store.chunks("call_genotype_packed")[0] * _CHUNKS_READ
+    for start in range(0, len(key.rows), step):
+        wanted = in_fit[start : start + step]
+        first = key.rows.start + start
+        people = read_rows(store, Rows(first, first + len(wanted)))[wanted]
+        padded[filled : filled + len(people), :n_bytes] = people
+        filled += len(people)
+    return Shard(jax.device_put(padded, may_alias=True), n_people, tile)
+
+
+def _aligned_full(shape: tuple[int, int], value: int) -> Packed:
+    """Array that begins where XLA's do: on a CPU it is used as it is, not copied."""
+    n_bytes = shape[0] * shape[1]
+    buffer = np.empty(n_bytes + _ALIGNMENT, np.uint8)
+    offset = -buffer.ctypes.data % _ALIGNMENT
+    array = buffer[offset : offset + n_bytes].reshape(shape)
+    array[...] = value
+    return array
 
 
 def minibatch_plan(
@@ -155,5 +206,5 @@ class BlockReader:
 
 
 def _read_blocks(path: Location, blocks: tuple[Rows, ...]) -> Packed:
-    store = Store.open(path, prepare.KIND)
+    store = open_store(path)
     return np.concatenate([read_rows(store, rows) for rows in blocks])

@@ -2,25 +2,29 @@
 
 Each minibatch is cut into slices whose gradients are computed side by side on the
 workers and added in order; one task applies the optimizer. The cut depends on the
-configuration alone, so one worker and several give the same weights.
+configuration alone, so one worker and several give the same weights. The weights and
+the optimizer's memory are a file in the working directory, first as distilled and then
+every so often, from which an interrupted training goes on.
 """
 
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from estimator import training
 from estimator.config import AncestryEstimatorConfig
-from pipeline import minibatch, plan, stream
-from pipeline.cluster import Cluster
+from pipeline import checkpoint, minibatch, plan, stream
 from pipeline.config import TrainConfig
 from pipeline.fit import FitResult
 from pipeline.location import Location
 from pipeline.minibatch import FittedModel, Slice
 from pipeline.plan import Rows
-from pipeline.prepare import Prepared
+from pipeline.prepared import Prepared
 from pipeline.progress import track
+from pipeline.tasks import Cluster, Future
 
 MAX_DISTILLATION_PEOPLE = 65_536
 # Chunks of people whose features one task computes.
@@ -46,6 +50,20 @@ class Encoder:
     projector: training.Projector
 
 
+class _Schedule(NamedTuple):
+    """Learning rate of the first step, and the number of steps to its end."""
+
+    learning_rate: float
+    n_steps: int
+
+
+class _Progress(NamedTuple):
+    """Optimizer steps taken, and what came of them."""
+
+    n_taken: int
+    state: training.TrainingState
+
+
 def train(
     prepared: Prepared,
     fitted: FitResult,
@@ -69,7 +87,7 @@ def train(
     cluster
         Workers; their number does not change the result.
     folder
-        Where files for the workers go.
+        Where files for the workers go. A training found there is continued.
     seed
         Of the weights and the shuffles.
     stamp
@@ -89,14 +107,26 @@ def train(
         for rows in plan.split_rows(prepared.n_samples, prepared.unit)
         if prepared.in_fit[rows.slice].any()
     ]
-    with track("distilling the encoder"):
-        weights = _distil(prepared, model, blocks, cluster, seed)
     steps = _plan_steps(prepared, blocks, config, seed)
-    if steps:
-        n_padded = _blocks_per_slice(prepared, config) * prepared.unit
-        rate = config.learning_rate
-        weights = _train_steps(model, steps, n_padded, rate, cluster, weights)
-    return Encoder(encoder_config, weights, projector)
+    schedule = _Schedule(config.learning_rate, max(len(steps), 1))
+    file = checkpoint.StateFile(folder / "training.npz")
+    progress = file.load(_structure(encoder_config, schedule))
+    if progress is None:
+        with track("distilling the encoder"):
+            weights = _distil(prepared, model, blocks, cluster, seed)
+            state = cluster.result(cluster.submit(_start, weights, schedule))
+        progress = _Progress(0, state)
+        file.save(progress)
+    n_padded = _blocks_per_slice(prepared, config) * prepared.unit
+    state = _train_steps(model, steps, n_padded, schedule, cluster, progress, file)
+    return Encoder(encoder_config, state.weights, projector)
+
+
+def _structure(config: AncestryEstimatorConfig, schedule: _Schedule) -> _Progress:
+    """Progress of a training without its values."""
+    weights = jax.eval_shape(partial(training.initial_weights, config, seed=0))
+    start = partial(training.start_training, **schedule._asdict())
+    return _Progress(0, jax.eval_shape(start, weights))
 
 
 def _distil(
@@ -105,7 +135,7 @@ def _distil(
     blocks: list[Rows],
     cluster: Cluster,
     seed: int,
-) -> training.Weights:
+) -> Future:
     n_blocks = max(MAX_DISTILLATION_PEOPLE // prepared.unit, 1)
     chosen = blocks[plan.evenly_spaced(len(blocks), n_blocks)]
     slices = [
@@ -116,7 +146,7 @@ def _distil(
         cluster.submit(minibatch.read_features, part, model, worker=worker)
         for part, worker in zip(slices, cluster.spread(len(slices)), strict=True)
     ]
-    return cluster.submit(_distil_features, model, features, seed).result()
+    return cluster.submit(_distil_features, model, features, seed)
 
 
 def _distil_features(
@@ -126,6 +156,11 @@ def _distil_features(
     ancestry = np.concatenate([part.ancestry for part in parts])
     weights = training.distill(model.config, features, ancestry, seed=seed)
     return jax.tree.map(np.asarray, weights)
+
+
+def _start(weights: training.Weights, schedule: _Schedule) -> training.TrainingState:
+    state = training.start_training(weights, **schedule._asdict())
+    return jax.tree.map(np.asarray, state)
 
 
 def _blocks_per_slice(prepared: Prepared, config: TrainConfig) -> int:
@@ -149,14 +184,16 @@ def _train_steps(
     model: FittedModel,
     steps: list[list[Slice]],
     n_padded: int,
-    learning_rate: float,
+    schedule: _Schedule,
     cluster: Cluster,
-    weights: training.Weights,
-) -> training.Weights:
-    """Take one optimizer step for every minibatch."""
-    state = training.TrainingState(weights, None)
-    with track("training the encoder", len(steps)) as progress:
-        for step, following in zip(steps, [*steps[1:], []], strict=True):
+    progress: _Progress,
+    file: checkpoint.StateFile,
+) -> training.TrainingState:
+    """Take the optimizer steps that are left, one for every minibatch."""
+    first, state = int(progress.n_taken), progress.state
+    with track("training the encoder", len(steps) - first) as shown:
+        for number, step in enumerate(steps[first:], start=first + 1):
+            following = steps[number] if number < len(steps) else []
             upcoming = [*following, *[None] * len(step)]
             gradients = [
                 cluster.submit(
@@ -172,24 +209,20 @@ def _train_steps(
                     step, upcoming, cluster.spread(len(step)), strict=False
                 )
             ]
-            state = cluster.submit(
-                _update, state, gradients, learning_rate, len(steps)
-            ).result()
-            progress.advance()
-    return state.weights
+            state = cluster.result(cluster.submit(_update, state, gradients, schedule))
+            file.save_if_due(_Progress(number, state))
+            shown.advance()
+    return state
 
 
 def _update(
     state: training.TrainingState,
     gradients: list[training.MinibatchGradient],
-    learning_rate: float,
-    n_steps: int,
+    schedule: _Schedule,
 ) -> training.TrainingState:
     """Add the slices' gradients in order and take one optimizer step."""
-    schedule = {"learning_rate": learning_rate, "n_steps": n_steps}
-    if state.optimizer is None:
-        state = training.start_training(state.weights, **schedule)
     total = gradients[0]
     for gradient in gradients[1:]:
         total = jax.tree.map(np.add, total, gradient)
-    return jax.tree.map(np.asarray, training.update(state, total, **schedule))
+    updated = training.update(state, total, **schedule._asdict())
+    return jax.tree.map(np.asarray, updated)

@@ -26,6 +26,8 @@ VCF_ZARR_VERSION = "0.2"
 
 _GENOTYPE_COMPRESSOR = numcodecs.Blosc("zstd", 1, numcodecs.Blosc.BITSHUFFLE)
 
+_UNFINISHED = ".partial"
+
 Genotypes = Int8[np.ndarray, "variants samples 2"]
 GenotypeSource = Callable[[slice, slice], Genotypes]
 
@@ -62,8 +64,7 @@ def new_store(
             yield store
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{target.name}."
-    workspace = Path(tempfile.mkdtemp(".partial", prefix, target.parent))
+    workspace = Path(tempfile.mkdtemp(_UNFINISHED, f".{target.name}.", target.parent))
     try:
         yield workspace / "store"
         if target.exists():
@@ -71,6 +72,18 @@ def new_store(
         (workspace / "store").rename(target)
     finally:
         shutil.rmtree(workspace, ignore_errors=True)
+
+
+def clear_unfinished(destination: Location) -> None:
+    """Delete what writers of a store that were killed left beside it.
+
+    For a local folder in which nobody else writes. An object store has none: what
+    was left there goes with the folder.
+    """
+    if not isinstance(destination, Path):
+        return
+    for path in destination.parent.glob(f".{destination.name}.*{_UNFINISHED}"):
+        shutil.rmtree(path)
 
 
 def _check_replaceable(target: Location, overwrite: bool) -> None:

@@ -1,18 +1,15 @@
-"""The output directory of a run: what is finished, what is under way, who holds it.
+"""Where results are made: what is finished, what is under way, who holds it.
 
-Everything is built under `.work` and moved into place at the end, so that a reader
-sees the earlier results or the new ones. Where nothing can be moved, on an object
-store, it is built in a version folder, and run.json, written last, names the version.
-A lock keeps two runs apart.
+A run builds everything in `OUTPUT/.work`, a stage on its own in `.STORE.work` beside
+its store, and moves it into place at the end, so that a reader sees the earlier results
+or the new ones. On an object store, where nothing can be moved, it builds in a version
+folder, which a small object names until it is published. A lock keeps two runs apart.
 """
 
 import contextlib
 import json
-import re
-import shutil
-import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,35 +24,34 @@ STORES = {
 }
 FILES = ("report.html", "run.json")
 _WORK = ".work"
-# On an object store: what names the version under way, and names of versions.
-_STATE = ".work.json"
-_VERSION = re.compile("results-[0-9a-f]{16}")
+_RESULTS = "results"  # versions of them on an object store
 _INPUTS = "inputs.json"
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """An output directory.
+    """Results, and the directory that they are built in.
 
     Attributes
     ----------
     output
-        Where finished results are.
-    version
-        On an object store, the folder of the output that results are built in, and
-        stay in when they are published.
+        The directory, or the one store, that is asked for.
+    work
+        Where unfinished results are.
+    targets
+        Where each result goes, by name. When the last is in place, all are.
+    begun
+        What exists until all is published: `work`, or on an object store the object
+        that names it.
     check_lock
         Raises InputError if the output is no longer this run's.
     """
 
     output: Location
-    version: str = _WORK
+    work: Location
+    targets: Mapping[str, Location]
+    begun: Location
     check_lock: lock.Check = lambda: None
-
-    @property
-    def work(self) -> Location:
-        """Where unfinished results are."""
-        return self.output / self.version
 
     def building(self, name: str) -> Location:
         """Where a store or file is built."""
@@ -65,57 +61,78 @@ class Workspace:
         """Whether a store of this run is finished, though not published."""
         return store.is_complete(self.building(name), STORES[name])
 
-    def finished_run(self) -> dict[str, Any] | None:
-        """Contents of run.json where all is built, though perhaps not published."""
-        built, published = self.building("run.json"), self.output / "run.json"
-        if built.exists():
-            return json.loads(built.read_text())
-        if (self.work / _INPUTS).exists() or not published.exists():
-            return None
-        return json.loads(published.read_text())
-
     @property
-    def has_fit(self) -> bool:
-        """Whether rounds of a fit, or what came of them, would be lost."""
-        return self.building("rounds").exists() or self.is_built("model.zarr")
+    def has_progress(self) -> bool:
+        """Whether blocks or rounds, or what came of them, would be lost."""
+        return (
+            self.building("rounds").exists()
+            or self.is_built("model.zarr")
+            or any(store.is_under_way(self.building(name)) for name in STORES)
+        )
+
+    def finished(self) -> dict[str, Any] | None:
+        """Contents of run.json, or attributes of the one store that is asked for.
+
+        None while not all is built. It need not be published.
+        """
+        *_, (name, target) = self.targets.items()
+        built = _read_finished(name, self.building(name))
+        if built is not None or (self.work / _INPUTS).exists():
+            return built
+        return _read_finished(name, publication.resolve(target))
+
+    def conclude(self, stamp: str) -> dict[str, Any] | None:
+        """Publish what is left of a run that has all stages done.
+
+        Parameters
+        ----------
+        stamp
+            Fingerprint of the inputs.
+
+        Returns
+        -------
+        What `finished` returns.
+
+        Raises
+        ------
+        InputError
+            If it had other inputs.
+        """
+        finished = self.finished()
+        if finished is None:
+            return None
+        if finished["stamp"] != stamp:
+            raise InputError(
+                f"{self.output}: the finished run had another cohort, configuration "
+                "or software; pass --overwrite to replace it"
+            )
+        self.publish()
+        return finished
 
     def publish(self) -> None:
         """Move what was built, and is not in place already, into place.
 
-        Whenever this is cut short, `finished_run` tells so and it can be repeated:
-        run.json goes last, and the inputs of the run under way just before it.
+        Whenever this is cut short, `finished` tells so and it can be repeated: the
+        inputs of the run under way go just before the last of the results is moved.
         """
         self.check_lock()
-        if isinstance(self.output, RemotePath):
-            self._point()
+        if isinstance(self.work, RemotePath):
+            publication.publish(self.work, _remote(self.targets))
+            self.begun.unlink()
             return
-        for name in (*STORES, *FILES):
-            if name == "run.json":
+        *_, last = self.targets
+        for name, target in self.targets.items():
+            if name == last:
                 (self.work / _INPUTS).unlink(missing_ok=True)
             if self.building(name).exists():
-                store.publish(self.building(name), self.output / name)
+                store.publish(self.building(name), target)
         delete_tree(self.work)
 
-    def _point(self) -> None:
-        """Publish by run.json, which names the version, and delete what is left over.
-
-        run.json of the version goes last: while it is there, this can be repeated.
-        """
-        built = self.building("run.json")
-        if built.exists():
-            summary = json.loads(built.read_text())
-            provenance.write_json(
-                self.output / "run.json", {**summary, "location": self.version}
-            )
-            for item in self.work.iterdir():
-                if item.name not in (*STORES, *FILES):
-                    delete_tree(item)
-                    item.unlink(missing_ok=True)
-            for item in self.output.iterdir():
-                if _VERSION.fullmatch(item.name) and item.name != self.version:
-                    delete_tree(item)
-            built.unlink()
-        (self.output / _STATE).unlink(missing_ok=True)
+    def discard(self) -> None:
+        """Delete what was begun."""
+        delete_tree(self.work, ignore_errors=True)
+        if isinstance(self.begun, RemotePath):
+            self.begun.unlink(missing_ok=True)
 
     def check_inputs(self, inputs: dict[str, Any]) -> None:
         """Refuse to continue a run that had another cohort or configuration.
@@ -138,27 +155,36 @@ class Workspace:
                 )
 
 
-def _existing(output: Location) -> list[str]:
-    names = (*STORES, *FILES, _WORK, _STATE)
-    return [name for name in names if (output / name).exists()]
+def _remote(targets: Mapping[str, Location]) -> dict[str, RemotePath]:
+    return {k: path for k, path in targets.items() if isinstance(path, RemotePath)}
+
+
+def _read_finished(name: str, path: Location) -> dict[str, Any] | None:
+    if name in STORES:
+        kind = STORES[name]
+        if not store.is_complete(path, kind):
+            return None
+        return store.Store.open(path, kind).attrs
+    return json.loads(path.read_text()) if path.exists() else None
 
 
 @contextlib.contextmanager
 def open_workspace(
     output: Location, *, resume: bool, overwrite: bool
 ) -> Iterator[Workspace]:
-    """Take hold of an output directory until the block ends.
+    """Take hold of a run's output directory until the block ends.
 
-    If the block raises InputError before the fit began, nothing is left behind.
+    If the block raises InputError before anything was done that could be continued,
+    nothing is left behind.
 
     Parameters
     ----------
     output
         The directory; made if missing.
     resume
-        Continue a run that was interrupted.
+        Continue what an interrupted run left.
     overwrite
-        Replace results, once there are new ones.
+        Start afresh, and replace earlier results once the new ones are finished.
 
     Raises
     ------
@@ -167,74 +193,108 @@ def open_workspace(
     """
     if output.exists() and not output.is_dir():
         raise InputError(f"{output} is a file; name a directory for --output")
-    existing = _existing(output)
+    targets = {name: output / name for name in (*STORES, *FILES)}
+    planned = _plan(output, output / _WORK, targets)
+    places = (*targets.values(), planned.begun)
+    existing = [place.name for place in places if place.exists()]
     if existing and not (resume or overwrite):
         raise InputError(
             f"{output} has {existing[0]} already; pass --resume to finish an "
             "interrupted run, --overwrite to replace it, or name another --output"
         )
-    afresh = overwrite and not resume
-    opened = (
-        _open_remote(output, afresh=afresh)
-        if isinstance(output, RemotePath)
-        else _open_local(output, afresh=afresh)
-    )
+    with _hold(planned, _RESULTS, afresh=overwrite and not resume) as workspace:
+        yield workspace
+
+
+@contextlib.contextmanager
+def open_store_workspace(
+    output: Location, name: str, *, resume: bool, overwrite: bool
+) -> Iterator[Workspace]:
+    """Take hold of the place of one store until the block ends, as `open_workspace`.
+
+    Parameters
+    ----------
+    output
+        The store to make.
+    name
+        What a run calls such a store.
+    resume, overwrite
+        As for a run.
+
+    Raises
+    ------
+    InputError
+        If the store exists, finished or not, and neither is set, if something else is
+        there, or if another run is at work.
+    """
+    hidden = f".{output.name}"
+    planned = _plan(output, output.with_name(hidden + _WORK), {name: output})
+    published = publication.resolve(output)
+    if not (resume or overwrite):
+        _check_absent(output, published, planned.begun)
+    elif published.exists():
+        store.Store.open(published, STORES[name])
+    with _hold(planned, hidden, afresh=overwrite and not resume) as workspace:
+        yield workspace
+
+
+def _plan(output: Location, work: Location, targets: dict[str, Location]) -> Workspace:
+    """A workspace as it is on a local file system, or as it starts on another."""
+    is_remote = isinstance(work, RemotePath)
+    begun = work.with_name(f"{work.name}.json") if is_remote else work
+    return Workspace(output, work, targets, begun)
+
+
+def _check_absent(output: Location, published: Location, begun: Location) -> None:
+    if published.exists():
+        raise InputError(
+            f"{output} exists already; pass --overwrite to replace it, or name another "
+            "--output"
+        )
+    if begun.exists():
+        raise InputError(
+            f"{output} was begun in {begun.name}; pass --resume to finish it, "
+            "--overwrite to start afresh, or name another --output"
+        )
+
+
+class _Held(NamedTuple):
+    workspace: Workspace
+    continues: bool
+
+
+@contextlib.contextmanager
+def _hold(planned: Workspace, name: str, *, afresh: bool) -> Iterator[Workspace]:
+    """Hold a workspace; what bad input left there is deleted, if nobody needs it."""
+    if isinstance(planned.work, RemotePath):
+        opened = _hold_version(planned, planned.work, name, afresh=afresh)
+    else:
+        opened = _hold_folder(planned, planned.work, afresh=afresh)
     with opened as (workspace, continues):
         try:
             yield workspace
         except InputError:
             # The error may be that the output cannot be reached.
             with contextlib.suppress(InputError):
-                if not (continues or workspace.has_fit):
-                    _discard(workspace)
+                if not (continues or workspace.has_progress):
+                    workspace.discard()
             raise
 
 
-class _Opened(NamedTuple):
-    workspace: Workspace
-    continues: bool
-
-
 @contextlib.contextmanager
-def _open_local(output: Path, *, afresh: bool) -> Iterator[_Opened]:
-    is_new = not output.exists()
-    workspace = Workspace(output)
-    continues = workspace.work.exists() and not afresh
-    workspace.work.mkdir(parents=True, exist_ok=True)
+def _hold_folder(planned: Workspace, work: Path, *, afresh: bool) -> Iterator[_Held]:
+    is_new = not work.parent.exists()
+    continues = work.exists() and not afresh
+    work.mkdir(parents=True, exist_ok=True)
     try:
-        with lock.hold(output / _WORK / "lock"):
+        with lock.hold(work / "lock", planned.output):
             if afresh:
-                _clear(output / _WORK)
-            yield _Opened(workspace, continues)
+                _clear(work)
+            yield _Held(planned, continues)
     finally:
-        if is_new and not workspace.work.exists():
+        if is_new and not work.exists():
             with contextlib.suppress(OSError):
-                output.rmdir()
-
-
-@contextlib.contextmanager
-def _open_remote(output: RemotePath, *, afresh: bool) -> Iterator[_Opened]:
-    with lock.hold(output / ".lock") as check:
-        state = output / _STATE
-        version = json.loads(state.read_text())["version"] if state.exists() else ""
-        continues = bool(version) and not afresh
-        if not continues:
-            if version and not _is_published(output, version):
-                delete_tree(output / version)
-            version = publication.new_version("results")
-            provenance.write_json(state, {"version": version})
-        yield _Opened(Workspace(output, version, check), continues)
-
-
-def _is_published(output: RemotePath, version: str) -> bool:
-    run = output / "run.json"
-    return run.exists() and json.loads(run.read_text()).get("location") == version
-
-
-def _discard(workspace: Workspace) -> None:
-    delete_tree(workspace.work, ignore_errors=True)
-    if isinstance(workspace.output, RemotePath):
-        (workspace.output / _STATE).unlink(missing_ok=True)
+                work.parent.rmdir()
 
 
 def _clear(work: Path) -> None:
@@ -245,34 +305,17 @@ def _clear(work: Path) -> None:
             path.unlink()
 
 
-def check_output(path: Location, kind: str, *, overwrite: bool) -> None:
-    """Refuse an output that exists, unless it is a store of the kind to replace.
-
-    Raises
-    ------
-    InputError
-        If the path may not be written to.
-    """
-    if not path.exists():
-        return
-    if not overwrite:
-        raise InputError(
-            f"{path} exists already; pass --overwrite to replace it, or name another "
-            "--output"
-        )
-    store.Store.open(publication.resolve(path), kind)
-
-
 @contextlib.contextmanager
-def build_beside(output: Location) -> Iterator[Location]:
-    """Yield a scratch directory on the output's file system, deleted afterwards."""
-    if isinstance(output, RemotePath):
-        with publication.build_beside(output) as folder:
-            yield folder
-        return
-    output.parent.mkdir(parents=True, exist_ok=True)
-    name = tempfile.mkdtemp(".partial", f".{output.name}.", output.parent)
-    try:
-        yield Path(name)
-    finally:
-        shutil.rmtree(name, ignore_errors=True)
+def _hold_version(
+    planned: Workspace, work: RemotePath, name: str, *, afresh: bool
+) -> Iterator[_Held]:
+    """Hold the version folder under way, or start one with the name given."""
+    with lock.hold(work.with_name(f"{work.name}.lock"), planned.output) as check:
+        continues = planned.begun.exists() and not afresh
+        if not continues:
+            state = {"version": publication.new_version(name)}
+            provenance.write_json(planned.begun, state)
+        version = work.with_name(json.loads(planned.begun.read_text())["version"])
+        *_, last = _remote(planned.targets).values()
+        publication.sweep(version, last)
+        yield _Held(replace(planned, work=version, check_lock=check), continues)

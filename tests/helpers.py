@@ -16,7 +16,7 @@ variant_id         (V,)       object; rs0, rs1, ...
 =================  =========  ==================================================
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,11 +24,14 @@ import numcodecs
 import numpy as np
 import zarr
 
-from pipeline.cluster import Cluster
 from pipeline.cohort import Cohort, open_cohort
 from pipeline.config import QCConfig
 from pipeline.location import Location
-from pipeline.prepare import Prepared, open_prepared, prepare
+from pipeline.prepare import prepare
+from pipeline.prepared import Prepared, open_prepared
+from pipeline.provenance import ProcessUsage
+from pipeline.tasks import Cluster
+from pipeline.workers import WorkerReport
 
 DIMS = {
     "call_genotype": ["variants", "samples", "ploidy"],
@@ -142,16 +145,59 @@ def hudson_fst(first: np.ndarray, second: np.ndarray) -> float:
     return float(1 - within.sum() / between.sum())
 
 
+class Task:
+    """A function called, once, when its result is first asked for."""
+
+    def __init__(self, function: Callable[..., Any], args: Sequence[Any]) -> None:
+        self._call: Callable[[], Any] = lambda: function(*map(_results, args))
+        self._results: list[Any] = []
+
+    def result(self) -> Any:
+        if not self._results:
+            self._results.append(self._call())
+        return self._results[0]
+
+
+def _results(argument: Any) -> Any:
+    if isinstance(argument, list):
+        return [_results(each) for each in argument]
+    return argument.result() if isinstance(argument, Task) else argument
+
+
 class SerialCluster(Cluster):
     """Runs every task in this process, when its result is asked for."""
 
     def __init__(self) -> None:
         pass
 
+    def submit(
+        self,
+        function: Callable[..., Any],
+        *args: Any,
+        worker: str | None = None,
+        priority: int = 0,
+    ) -> Any:
+        return Task(function, args)
+
+    def result(self, future: Any) -> Any:
+        return future.result()
+
     def run_all(
         self, function: Callable[[Any], Any], tasks: Sequence[Any]
     ) -> Iterator[Any]:
         return map(function, tasks)
+
+    def completed(self, futures: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+        return ((future, future.result()) for future in futures)
+
+    def spread(self, n_tasks: int) -> list[str | None]:
+        return [None] * n_tasks
+
+    def usage(self) -> dict[str, ProcessUsage]:
+        return {"this process": ProcessUsage(0.0, 0, 0)}
+
+    def reports(self) -> list[WorkerReport]:
+        return []
 
 
 def small_cohort(folder: Path, genotypes: np.ndarray, **changes: Any) -> Cohort:

@@ -239,3 +239,9 @@ def _wait_for(port: int, seconds: float = 60) -> None:
 def remote(name: str) -> location.RemotePath:
     """A place in the bucket."""
     return location.RemotePath(f"s3://{BUCKET}/{name}")
+
+
+def remotely(path: location.Location) -> location.RemotePath:
+    """A path that must be of an object store."""
+    assert isinstance(path, location.RemotePath)
+    return path

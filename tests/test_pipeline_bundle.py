@@ -11,7 +11,7 @@ from estimator.config import AncestryEstimatorConfig
 from pipeline import bundle, schema
 from pipeline.errors import InputError
 from pipeline.fit import FitResult
-from pipeline.prepare import Prepared
+from pipeline.prepared import Prepared
 from pipeline.store import Store
 from pipeline.train import Encoder
 from tests.helpers import random_genotypes, small_prepared

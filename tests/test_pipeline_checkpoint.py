@@ -1,5 +1,7 @@
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -170,3 +172,67 @@ def test_save_point__is_read_by_slices(tmp_path):
     found = checkpoint.load_array(checkpoint.frequencies_path(tmp_path, "fitted"))
     np.testing.assert_array_equal(found, point.frequencies)
     assert not list(tmp_path.glob("*.partial"))
+
+
+def _state(seed: int) -> dict[str, Any]:
+    rng = np.random.default_rng(seed)
+    nested = {0: rng.random((3, 2)).astype(np.float32), 1: rng.random(())}
+    return {"weights": nested, "point": _random_point(seed), "step": np.int32(seed)}
+
+
+def test_state_file__gives_back_every_bit(tmp_path):
+    file = checkpoint.StateFile(tmp_path / "state.npz")
+    assert file.load(_state(0)) is None
+    for seed in (1, 2):
+        file.save(_state(seed))
+        found = checkpoint.StateFile(tmp_path / "state.npz").load(_state(0))
+        assert found is not None
+        jax.tree.map(np.testing.assert_array_equal, found, _state(seed))
+        assert isinstance(found["point"], Point)
+        assert found["weights"][0].dtype == np.float32
+    assert [path.name for path in tmp_path.iterdir()] == ["state.npz"]
+
+
+def test_state_file__is_whole_whenever_its_writer_is_killed(tmp_path, monkeypatch):
+    file = checkpoint.StateFile(tmp_path / "state.npz")
+    file.save(_state(1))
+
+    def write_half(stream: Any, *_: Any) -> None:
+        stream.write(b"PK")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "savez", write_half)
+        with pytest.raises(KeyboardInterrupt):
+            file.save(_state(2))
+    found = file.load(_state(0))
+    assert found is not None
+    jax.tree.map(np.testing.assert_array_equal, found, _state(1))
+
+
+class _Clock:
+    """Time that passes by a tenth of a second each time it is looked at."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 0.1
+        return self.now
+
+
+def test_save_if_due__takes_a_hundredth_of_the_time(tmp_path, monkeypatch):
+    clock = _Clock()
+    monkeypatch.setattr("time.perf_counter", clock)
+    file = checkpoint.StateFile(tmp_path / "state.npz")
+    file.save(_state(0))
+    saved = []
+    for second in range(1, 101):
+        clock.now += 1.0
+        file.save_if_due(_state(second))
+        found = file.load(_state(0))
+        assert found is not None
+        saved.append(int(found["step"]))
+    # Each took a tenth of a second, so at least ten pass until the next.
+    steps = sorted(set(saved) - {0})
+    assert 8 <= len(steps) <= 10
+    assert min(np.diff(steps)) >= 9

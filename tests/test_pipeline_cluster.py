@@ -1,24 +1,27 @@
 import contextlib
 import gc
-import glob
 import importlib
 import os
+import shutil
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
-from types import SimpleNamespace
+from pathlib import Path
+from typing import Any
 
 import dask
 import distributed
 import psutil
 import pytest
 
-from pipeline import cluster, provenance
-from pipeline.cluster import Cluster, PinnedWorker, WorkerSpec, plan_workers
-from pipeline.errors import InputError
+from pipeline import cluster, devices, patience, provenance, tasks
+from pipeline.devices import WorkerSpec
+from pipeline.errors import ClusterError, InputError
+from pipeline.tasks import Cluster
+from tests.dask_processes import LOOPBACK, DaskProcesses, frozen, wait_until
 
-LOOPBACK = "127.0.0.1"
 # What distinguishes each worker's environment: jax reads it once, at its start.
 DEVICES = {"cpu-0": 2, "cpu-1": 3}
 
@@ -39,117 +42,6 @@ def _refuse(value: int) -> int:
     raise InputError(f"{value} is bad; take another")
 
 
-def test_plan_workers__one_for_each_gpu():
-    specs = plan_workers(["0", "GPU-8c1f"], 64)
-    assert [spec.name for spec in specs] == ["gpu-0", "gpu-GPU-8c1f"]
-    devices = [spec.environment["CUDA_VISIBLE_DEVICES"] for spec in specs]
-    assert devices == ["0", "GPU-8c1f"]
-    for spec in specs:
-        assert spec.environment["JAX_PLATFORMS"] == "cuda,cpu"
-        assert "--xla_gpu_deterministic_ops=true" in spec.environment["XLA_FLAGS"]
-
-
-def test_plan_workers__fewer_than_gpus_take_the_first():
-    assert [spec.name for spec in plan_workers(["3", "5"], 8, 1)] == ["gpu-3"]
-
-
-def test_plan_workers__refuses_more_than_gpus():
-    message = r"3 workers need a GPU each, this machine has 2; set --workers to 2 or"
-    with pytest.raises(InputError, match=message):
-        plan_workers(["0", "1"], 8, 3)
-
-
-@pytest.mark.parametrize(
-    ("n_cores", "n_workers", "expected"), [(4, None, 4), (4, 2, 2), (1, 3, 3)]
-)
-def test_plan_workers__without_gpus_one_for_each_core(n_cores, n_workers, expected):
-    specs = plan_workers([], n_cores, n_workers)
-    assert [spec.name for spec in specs] == [f"cpu-{i}" for i in range(expected)]
-    for spec in specs:
-        environment = spec.environment
-        assert environment["JAX_PLATFORMS"] == "cpu"
-        assert environment["CUDA_VISIBLE_DEVICES"] == ""
-        assert environment["XLA_FLAGS"] == cluster.SINGLE_THREADED_XLA
-        assert environment["JAX_ENABLE_X64"] == environment["OMP_NUM_THREADS"] == "1"
-
-
-def test_plan_workers__share_no_environment():
-    first, second = plan_workers([], 2)
-    first.environment["XLA_FLAGS"] = "changed"
-    assert second.environment["XLA_FLAGS"] == cluster.SINGLE_THREADED_XLA
-
-
-def test_compilation_cache__follows_the_environment(monkeypatch):
-    for name in ("JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", "/home/a")
-    kind = provenance.processor_digest()
-    assert cluster.compilation_cache() == f"/home/a/.cache/streamixture/jax-{kind}"
-    monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
-    assert cluster.compilation_cache() == f"/cache/streamixture/jax-{kind}"
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "/jax")
-    assert cluster.compilation_cache() == "/jax"
-
-
-@pytest.mark.parametrize(
-    ("installed", "visible", "expected"),
-    [
-        (False, "0,1", []),
-        (True, "0, GPU-8c1f,", ["0", "GPU-8c1f"]),
-        (True, "", []),
-        (True, None, ["0", "2", "10"]),
-    ],
-)
-def test_visible_gpus__are_those_that_jax_could_use(
-    monkeypatch, installed, visible, expected
-):
-    files = ["nvidia10", "nvidia0", "nvidiactl", "nvidia-uvm", "nvidia2"]
-    monkeypatch.setattr(glob, "glob", lambda _: [f"/dev/{name}" for name in files])
-    monkeypatch.setattr(cluster, "_is_installed", lambda _: installed)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if visible is not None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert cluster.visible_gpus() == expected
-
-
-def test_pinned_worker__refuses_a_process_where_jax_is_loaded(monkeypatch):
-    assert importlib.import_module("jax")
-    monkeypatch.setattr(cluster, "_pinned_processes", set())
-    message = r"worker cpu-7 imported jax before it was pinned to a device; keep jax"
-    with pytest.raises(RuntimeError, match=message):
-        PinnedWorker().setup(SimpleNamespace(name="cpu-7"))
-
-
-def _cluster_of(names: list[str]) -> Cluster:
-    """A cluster of which only the workers' names are known; addresses run backwards."""
-    workers = {f"tcp://{99 - i}": {"name": name} for i, name in enumerate(names)}
-    return Cluster(SimpleNamespace(scheduler_info=lambda: {"workers": workers}))
-
-
-def test_workers__are_in_order_of_name():
-    assert _cluster_of(["cpu-1", "cpu-0"]).workers == ["tcp://98", "tcp://99"]
-
-
-def test_spread__names_nobody_while_all_workers_are_being_replaced():
-    assert _cluster_of([]).spread(2) == [None, None]
-
-
-@pytest.mark.parametrize("n_workers", [1, 2, 3, 8])
-@pytest.mark.parametrize("n_tasks", [1, 2, 5, 8, 17])
-def test_spread__keeps_neighbours_together_and_is_even(n_workers, n_tasks):
-    few = _cluster_of([f"cpu-{i}" for i in range(n_workers)])
-    order: list[str | None] = [*few.workers]
-    places = [order.index(address) for address in few.spread(n_tasks)]
-    assert len(places) == n_tasks
-    assert places == sorted(places)
-    counts = [places.count(place) for place in range(n_workers)]
-    assert max(counts) - min(counts) <= 1
-
-
-def test_spread__of_no_tasks_is_empty():
-    assert _cluster_of(["cpu-0"]).spread(0) == []
-
-
 @pytest.fixture(scope="module")
 def pair() -> Iterator[Cluster]:
     """A local cluster of two workers, told apart by their numbers of devices."""
@@ -162,7 +54,7 @@ def pair() -> Iterator[Cluster]:
                 f"{DEVICES[spec.name]}",
             },
         )
-        for spec in plan_workers([], 2)
+        for spec in devices.plan_workers([], 2)
     ]
     with cluster.local_cluster(specs) as running:
         yield running
@@ -171,8 +63,8 @@ def pair() -> Iterator[Cluster]:
 def _devices_by_name(running: Cluster) -> dict[str, int]:
     workers = running.client.scheduler_info()["workers"]
     return {
-        workers[address]["name"]: running.submit(_device_count, worker=address).result(
-            timeout=60
+        workers[address]["name"]: running.result(
+            running.submit(_device_count, worker=address)
         )
         for address in running.workers
     }
@@ -216,8 +108,8 @@ def test_local_cluster__listens_on_loopback_only(pair):
 
 
 def test_local_cluster__workers_compute_in_float64_with_one_thread(pair):
-    assert pair.submit(_environment, "JAX_ENABLE_X64").result() == "1"
-    assert pair.submit(_environment, "OMP_NUM_THREADS").result() == "1"
+    assert pair.result(pair.submit(_environment, "JAX_ENABLE_X64")) == "1"
+    assert pair.result(pair.submit(_environment, "OMP_NUM_THREADS")) == "1"
     threads = {w["nthreads"] for w in pair.client.scheduler_info()["workers"].values()}
     assert threads == {1}
 
@@ -241,12 +133,12 @@ def test_completed__pairs_results_with_their_futures(pair):
 def test_submit__prefers_the_worker_that_is_named(pair):
     pids = {a: pid for a, pid in pair.client.run(os.getpid).items()}
     for address in pair.workers:
-        assert pair.submit(os.getpid, worker=address).result() == pids[address]
+        assert pair.result(pair.submit(os.getpid, worker=address)) == pids[address]
 
 
 def test_submit__another_takes_over_for_a_worker_that_is_gone(pair):
     gone = f"tcp://{LOOPBACK}:1"
-    assert pair.submit(_square, 7, worker=gone).result(timeout=30) == 49
+    assert pair.result(pair.submit(_square, 7, worker=gone)) == 49
 
 
 def test_usage__is_of_each_worker(pair):
@@ -267,7 +159,7 @@ def test_existing_cluster__refuses_workers_with_other_versions(pair, monkeypatch
     monkeypatch.setattr(provenance, "PACKAGES", provenance.PACKAGES[:-1])
     address = pair.client.scheduler.address
     message = (
-        r"worker tcp://127\.0\.0\.1:\d+ has other versions than this process: "
+        r"worker cpu-0 has other versions than this process: "
         r"\{'numpy': '2\..*'\}; install the same environment everywhere"
     )
     with (
@@ -295,7 +187,7 @@ def test_local_cluster__pins_again_after_workers_were_killed(pair):
 
 def test_local_cluster__leaves_no_process_behind():
     before = set(psutil.Process().children(recursive=True))
-    with cluster.local_cluster(plan_workers([], 1, 1)) as running:
+    with cluster.local_cluster(devices.plan_workers([], 1, 1)) as running:
         (pid,) = running.client.run(os.getpid).values()
         assert psutil.pid_exists(pid)
     assert not psutil.pid_exists(pid)
@@ -317,7 +209,7 @@ def _plain_cluster(n_workers: int) -> Iterator[distributed.LocalCluster]:
 
 
 def test_existing_cluster__refuses_a_worker_where_jax_is_loaded():
-    message = r"tcp://127\.0\.0\.1:\d+: worker 0 imported jax before it was pinned"
+    message = "worker 0 imported jax before it was pinned"
     with _plain_cluster(1) as plain:
         with distributed.Client(plain) as client:
             client.run(_device_count)
@@ -370,3 +262,222 @@ def test_existing_cluster__a_mistyped_address_leaves_dask_as_it_was():
     gc.collect()
     assert dask.config.get("scheduler") == connected
     assert distributed.default_client().status == "running"
+
+
+def test_existing_cluster__refuses_workers_that_lack_the_package(pair, monkeypatch):
+    monkeypatch.setattr(cluster, "_PACKAGE", "streamixture-elsewhere")
+    message = r"worker tcp://\S+ lacks streamixture-elsewhere \(.*\); install the same"
+    address = pair.client.scheduler.address
+    with pytest.raises(InputError, match=message), cluster.existing_cluster(address):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"scheduler.json: No such file or directory; name the file of a sched"),
+        ("{", r"scheduler.json has no scheduler's address; name the file that `dask s"),
+        ("[]", r"scheduler.json has no scheduler's address"),
+        ("{}", r"scheduler.json has no scheduler's address"),
+    ],
+)
+def test_read_scheduler_file__refuses(tmp_path, content, message):
+    path = tmp_path / "scheduler.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(InputError, match=message):
+        cluster.read_scheduler_file(path)
+
+
+def _raise_timeout(_: object) -> None:
+    raise TimeoutError("the task's own")
+
+
+def test_result__of_a_task_that_timed_out_itself(pair):
+    with pytest.raises(TimeoutError, match="the task's own"):
+        pair.result(pair.submit(_raise_timeout, 0))
+
+
+def test_result__of_slow_tasks_is_waited_for(pair, monkeypatch):
+    monkeypatch.setattr(patience, "CHECK_SECONDS", 0.2)
+    hasty = Cluster(pair.client, patience_seconds=1.5)
+    assert hasty.result(hasty.submit(time.sleep, 3)) is None
+    assert list(hasty.run_all(time.sleep, [3, 3])) == [None, None]
+
+
+def test_get__computes_dask_collections_with_the_same_patience(pair, monkeypatch):
+    asked = []
+    usual = Cluster.get
+
+    def note(self: Cluster, graph: Any, keys: Any, **options: Any) -> Any:
+        asked.append(keys)
+        return usual(self, graph, keys, **options)
+
+    monkeypatch.setattr(Cluster, "get", note)
+    with cluster.existing_cluster(pair.client.scheduler.address):
+        lazy = [dask.delayed(_square)(value) for value in range(3)]
+        assert dask.compute(*lazy) == (0, 1, 4)
+    assert len(asked) == 1
+
+
+def _die(_: object) -> None:
+    os._exit(1)
+
+
+def test_run_all__a_task_that_kills_every_worker_ends(monkeypatch):
+    """Nannies give up where workers die as they start."""
+    monkeypatch.setattr(patience, "CHECK_SECONDS", 0.2)
+    monkeypatch.setattr(cluster, "LOCAL_PATIENCE_SECONDS", 6.0)
+    monkeypatch.setattr(cluster, "CLOSE_TIMEOUT_SECONDS", 3)
+    message = r"no worker has been at work for 6 s|4 workers died .* at task _die, perh"
+    with (
+        pytest.raises(ClusterError, match=message),
+        cluster.local_cluster(devices.plan_workers([], 2)) as running,
+    ):
+        list(running.run_all(_die, [0]))
+
+
+@pytest.fixture(scope="module")
+def remote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskProcesses]:
+    """A cluster of processes that others started, with one worker."""
+    with DaskProcesses(tmp_path_factory.mktemp("remote")) as processes:
+        processes.worker("first")
+        wait_until(processes.file.exists)
+        yield processes
+
+
+@contextlib.contextmanager
+def _connected(processes: DaskProcesses) -> Iterator[Cluster]:
+    address = cluster.read_scheduler_file(processes.file)
+    wait_until(lambda: _has_workers(address))
+    with cluster.existing_cluster(address) as running:
+        yield running
+
+
+def _has_workers(address: str) -> bool:
+    with distributed.Client(address, set_as_default=False) as client:
+        return bool(client.scheduler_info()["workers"])
+
+
+def test_existing_cluster__pins_workers_and_those_that_join(remote):
+    with _connected(remote) as running:
+        late = remote.worker("late")
+        wait_until(lambda: len(running.workers) == 2)
+        for address in running.workers:
+            flags = running.result(
+                running.submit(_environment, "XLA_FLAGS", worker=address)
+            )
+            assert flags == devices.SINGLE_THREADED_XLA
+            assert running.result(running.submit(_device_count, worker=address)) == 1
+        names = [report.name for report in running.reports()]
+        assert names == ["first", "late"]
+        late.kill()
+        late.wait()
+
+
+def test_existing_cluster__workers_that_join_and_will_not_do_leave_again(remote):
+    with _connected(remote) as running:
+        threaded = remote.worker("threaded", "--nthreads", "2")
+        wait_until(lambda: threaded.poll() is not None)
+        assert len(running.workers) == 1
+        assert sorted(running.run_all(_square, range(8))) == [
+            value * value for value in range(8)
+        ]
+
+
+def test_ask__a_frozen_worker_keeps_nobody_waiting(remote, monkeypatch):
+    with _connected(remote) as running:
+        second = remote.worker("second")
+        wait_until(lambda: len(running.workers) == 2)
+        monkeypatch.setattr(tasks, "ANSWER_TIMEOUT_SECONDS", 2.0)
+        with frozen(second.pid):
+            first, _ = running.workers
+            assert list(running.usage()) == [first]
+        second.kill()
+        second.wait()
+
+
+def test_result__waits_for_other_workers_and_then_ends(remote, monkeypatch):
+    monkeypatch.setattr(patience, "CHECK_SECONDS", 0.2)
+    monkeypatch.setattr(cluster, "PATIENCE_SECONDS", 3.0)
+    with _connected(remote) as running:
+        victim = remote.worker("victim")
+        wait_until(lambda: len(running.workers) == 2)
+        first, last = running.workers
+        running.client.retire_workers([first], close_workers=True)
+        task = running.submit(time.sleep, 20, worker=last)
+        wait_until(lambda: running.client.processing()[last])
+        victim.kill()
+        victim.wait()
+        message = r"no worker has been at work for 3 s \(0 connected\); start workers"
+        with pytest.raises(ClusterError, match=message):
+            running.result(task)
+        remote.worker("rescue")
+        assert list(running.run_all(_square, [3])) == [9]
+
+
+def test_result__of_tasks_whose_only_worker_was_replaced(tmp_path, monkeypatch):
+    monkeypatch.setattr(patience, "CHECK_SECONDS", 0.5)
+    with DaskProcesses(tmp_path) as processes:
+        first = processes.worker("first")
+        wait_until(processes.file.exists)
+        with _connected(processes) as running:
+            (address,) = running.workers
+            futures = [running.submit(time.sleep, 0.5, worker=address) for _ in "abc"]
+            first.kill()
+            wait_until(lambda: not running.workers)
+            processes.worker("second")
+            wait_until(lambda: running.workers)
+            assert [result for _, result in running.completed(futures)] == [None] * 3
+
+
+def _kill_during_a_task(running: Cluster, processes: DaskProcesses) -> None:
+    task = running.submit(time.sleep, 30)
+    wait_until(lambda: any(running.client.processing().values()))
+    processes.scheduler.kill()
+    running.result(task)
+
+
+def test_existing_cluster__a_scheduler_that_dies_is_one_line(tmp_path):
+    message = "the connection to the scheduler was lost; start it again and go on"
+    with DaskProcesses(tmp_path) as processes:
+        processes.worker("only")
+        wait_until(processes.file.exists)
+        with pytest.raises(ClusterError, match=message), _connected(processes) as lost:
+            _kill_during_a_task(lost, processes)
+
+
+def _certificate(folder: Path) -> tuple[str, str]:
+    """A self-signed certificate and its key, as files."""
+    certificate, key = str(folder / "certificate.pem"), str(folder / "key.pem")
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1"]
+    command += ["-subj", "/CN=streamixture-test", "-keyout", key, "-out", certificate]
+    subprocess.run(command, check=True, capture_output=True)
+    return certificate, key
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
+def test_existing_cluster__by_tls_as_dask_is_configured(tmp_path):
+    certificate, key = _certificate(tmp_path)
+    prefix = "DASK_DISTRIBUTED__COMM__TLS__"
+    variables = {f"{prefix}CA_FILE": certificate}
+    for role in ("SCHEDULER", "WORKER"):
+        variables |= {f"{prefix}{role}__CERT": certificate, f"{prefix}{role}__KEY": key}
+    own = {
+        "distributed.comm.tls.ca-file": certificate,
+        "distributed.comm.tls.client.cert": certificate,
+        "distributed.comm.tls.client.key": key,
+    }
+    with DaskProcesses(tmp_path, "tls", **variables) as processes:
+        processes.worker("secret")
+        wait_until(processes.file.exists)
+        address = cluster.read_scheduler_file(processes.file)
+        assert address.startswith("tls://")
+        with dask.config.set(own), _connected(processes) as running:
+            assert list(running.run_all(_square, [3])) == [9]
+        message = rf"no Dask scheduler answers at {address}: .*; check --scheduler"
+        with (
+            pytest.raises(InputError, match=message),
+            cluster.existing_cluster(address),
+        ):
+            pass

@@ -80,17 +80,17 @@ def test_decode_rows__windows_make_no_difference(tmp_path, monkeypatch, window_c
 @pytest.mark.parametrize("window_cells", [4 * 23, 12 * 23, 10**6])
 def test_decode_rows__reads_each_chunk_once(tmp_path, monkeypatch, window_cells):
     url = write_cohort(tmp_path / "c.vcz", random_genotypes(N_VARIANTS, N_SAMPLES))
-    read_chunk, numbers = decode._read_chunk, []
+    read_calls, starts = decode.read_calls, []
 
-    def counted(url, genotypes, number, rows):
-        numbers.append(number)
-        return read_chunk(url, genotypes, number, rows)
+    def counted(url, variants, people):
+        starts.append(variants.start)
+        return read_calls(url, variants, people)
 
-    monkeypatch.setattr(decode, "_read_chunk", counted)
+    monkeypatch.setattr(decode, "read_calls", counted)
     monkeypatch.setattr(decode, "WINDOW_CELLS", window_cells)
     kept = np.setdiff1d(np.arange(N_VARIANTS), np.arange(14, 21))
     decode_rows(url, Rows(0, N_SAMPLES), _columns(kept))
-    assert numbers == [0, 1, 3, 4, 5, 6]
+    assert starts == [0, 7, 21, 28, 35, 42]
 
 
 def test_decode_rows__absent_variants_are_missing(tmp_path):
@@ -150,8 +150,8 @@ def test_decode_rows__names_the_chunk_that_is_corrupted(tmp_path, content):
     columns = _columns(np.arange(20))
     assert decode_rows(url, Rows(0, 10), columns).shape == (10, 5)
     message = (
-        r"cohort\.vcz: call_genotype cannot be read in the chunk of variants from 7, "
-        r"people 10 to 12: .*; restore that chunk"
+        r"cohort\.vcz: chunk 1\.2\.0 of array call_genotype cannot be decoded \(.*\); "
+        "restore that chunk"
     )
     with pytest.raises(InputError, match=message):
         decode_rows(url, Rows(10, 12), columns)

@@ -5,7 +5,7 @@ import pytest
 import sgkit
 import xarray as xr
 
-from pipeline import linkage
+from pipeline import linkage, pruning
 from tests.helpers import forbid_dask, linked_genotypes
 
 
@@ -158,7 +158,7 @@ def test_prune__matches_brute_force(threshold, window_bp):
     positions[[11, 12, 13, 14]] = positions[11]
     maf = _minor_frequency(dosage)
     ends = linkage.window_ends(contigs, positions, window_bp)
-    mask = linkage.prune(da.from_array(dosage, chunks=(13, 7)), ends, maf, threshold)
+    mask = pruning.prune(da.from_array(dosage, chunks=(13, 7)), ends, maf, threshold)
     reaches = max(threshold, 1e-12)
     links = _links(dosage, contigs, positions, window_bp, reaches)
     np.testing.assert_array_equal(mask, _greedy(links, maf))
@@ -181,7 +181,7 @@ def test_prune__decides_as_sgkit_does_at_size():
     r2[np.arange(n) >= ends[:, np.newaxis]] = 0
     expected = {(int(i), int(j)) for i, j in np.argwhere(r2 >= 0.1)}
     assert set(zip(first.tolist(), second.tolist(), strict=True)) == expected
-    mask = linkage.prune(da.from_array(dosage), ends, maf, 0.1)
+    mask = pruning.prune(da.from_array(dosage), ends, maf, 0.1)
     np.testing.assert_array_equal(mask, _greedy(expected, maf))
     assert 100 < mask.sum() < n - 100
 
@@ -209,7 +209,7 @@ def test_linked_pairs__of_distant_or_single_variants_is_empty():
         first, second = linkage.linked_pairs(dosage, ends, 0.1)
         assert first.size == second.size == 0
         frequency = np.full(n_variants, 0.5)
-        assert linkage.prune(dosage, ends, frequency, 0.1).all()
+        assert pruning.prune(dosage, ends, frequency, 0.1).all()
 
 
 def test_linked_pairs__computes_block_by_block(monkeypatch):

@@ -37,6 +37,7 @@ def test_stage__adds_what_driver_and_workers_used(tmp_path):
     assert 0.05 <= record.pop("wall_seconds") < 5
     assert record == {
         "name": "fit",
+        "attempts": 1,
         "cpu_seconds": 1.0 + 2.5 + 0.25,
         "peak_rss_bytes": {"driver": 1_000, "worker": 300},
         "bytes_read": 10 + 2 + 5,
@@ -73,9 +74,26 @@ def _fail(meter: Meter) -> None:
         raise RuntimeError("worker died")
 
 
-def test_stage__one_that_failed_is_not_recorded(tmp_path):
-    meter = _meter(tmp_path / "stages.json")
-    with pytest.raises(RuntimeError, match="worker died"):
-        _fail(meter)
-    assert meter.records == []
-    assert not (tmp_path / "stages.json").exists()
+def test_stage__one_that_failed_is_an_attempt(tmp_path):
+    path = tmp_path / "stages.json"
+    for attempts in (1, 2):
+        with pytest.raises(RuntimeError, match="worker died"):
+            _fail(_meter(path))
+        expected = [{"name": "fit", "attempts": attempts}]
+        assert json.loads(path.read_text()) == expected
+    resumed = _meter(path)
+    with resumed.stage("fit"):
+        pass
+    (record,) = resumed.records
+    assert record["attempts"] == 3
+    assert record["cpu_seconds"] == 1.0
+
+
+def test_stage__one_that_was_finished_keeps_its_figures(tmp_path):
+    path = tmp_path / "stages.json"
+    with _meter(path).stage("fit"):
+        pass
+    before = path.read_bytes()
+    with _meter(path).stage("fit"):
+        time.sleep(0.01)
+    assert path.read_bytes() == before

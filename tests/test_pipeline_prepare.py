@@ -9,6 +9,7 @@ from estimator.packing import count_called, unpack_genotypes
 from pipeline import decode, plan, prepare, schema
 from pipeline.config import QCConfig
 from pipeline.errors import InputError
+from pipeline.prepared import open_prepared, open_store
 from pipeline.store import Store
 from tests.helpers import (
     SerialCluster,
@@ -48,7 +49,7 @@ def test_prepare__stores_everybody_at_the_kept_variants(tmp_path, sample_chunk):
         tmp_path, genotypes, chunks=(8, sample_chunk), **_cohort_changes()
     )
     kept = np.delete(np.arange(N_VARIANTS), [5, 11])
-    store = Store.open(prepared.path, prepare.KIND)
+    store = open_store(prepared.path)
     packed = store.read("call_genotype_packed")
     found = unpack_genotypes(packed, len(kept))
     np.testing.assert_array_equal(found, _dosage(genotypes)[:, kept])
@@ -69,11 +70,11 @@ def test_prepare__records_quality_control_and_provenance(tmp_path):
     config = dataclasses.replace(QCConfig(), max_ld_r2=1.0, min_variant_call_rate=0.5)
     path = tmp_path / "prepared.zarr"
     prepare.prepare(cohort, path, config, SerialCluster(), {"stamp": "abc"})
-    attrs = Store.open(path, prepare.KIND).attrs
+    attrs = open_store(path).attrs
     assert attrs["stamp"] == "abc"
     people = [step for step in attrs["qc_steps"] if step["axis"] == "samples"]
     assert [step["removed"] for step in people] == [1]
-    prepared = prepare.open_prepared(path)
+    prepared = open_prepared(path)
     assert prepared.n_in_fit == N_SAMPLES - 1
     assert not prepared.in_fit[7]
     assert prepared.n_samples == N_SAMPLES
@@ -81,7 +82,7 @@ def test_prepare__records_quality_control_and_provenance(tmp_path):
 
 def test_prepare__specifies_every_array_as_the_schema(tmp_path):
     prepared = small_prepared(tmp_path, random_genotypes(N_VARIANTS, N_SAMPLES))
-    store = Store.open(prepared.path, prepare.KIND)
+    store = open_store(prepared.path)
     assert store.names() == sorted(schema.PREPARED)
     for name, spec in schema.PREPARED.items():
         kind = "U" if spec.dtype == "str" else np.dtype(spec.dtype).kind
@@ -95,7 +96,7 @@ def test_prepare__keeps_population_labels(tmp_path):
     cohort = dataclasses.replace(cohort, dataset=dataset)
     path = tmp_path / "prepared.zarr"
     prepare.prepare(cohort, path, QCConfig(enabled=False), SerialCluster(), {})
-    found = Store.open(path, prepare.KIND).read("sample_population")
+    found = open_store(path).read("sample_population")
     np.testing.assert_array_equal(found, labels[1])
 
 
@@ -159,7 +160,7 @@ def test_open_prepared__gives_its_sizes(tmp_path, sample_chunk):
 
 
 def _unfinished(path: Path) -> None:
-    Store.create(path, prepare.KIND)
+    Store.create(path, "prepared")
 
 
 def _model(path: Path) -> None:
@@ -177,7 +178,7 @@ def _model(path: Path) -> None:
 def test_open_prepared__refuses(tmp_path, build, message):
     build(tmp_path / "at")
     with pytest.raises(InputError, match=message):
-        prepare.open_prepared(tmp_path / "at")
+        open_prepared(tmp_path / "at")
 
 
 def test_fill__a_block_that_failed_is_left(tmp_path):
@@ -188,6 +189,6 @@ def test_fill__a_block_that_failed_is_left(tmp_path):
     store = prepare.lay_out(cohort, tmp_path / "p.zarr", columns, keys)
     chunk = tmp_path / "cohort.vcz" / "call_genotype" / "1.0.0"
     chunk.write_bytes(b"damaged")
-    with pytest.raises(InputError, match="variants from 7, people 0 to 5"):
+    with pytest.raises(InputError, match=r"chunk 1\.0\.0 of array call_genotype"):
         prepare.fill(cohort, store, SerialCluster())
     assert store.blocks_left() == [0]

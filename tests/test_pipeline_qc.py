@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import sgkit
 
-from pipeline import linkage, qc
+from pipeline import decode, linkage, pruning, qc
 from pipeline.cohort import Cohort, open_cohort
 from pipeline.config import QCConfig
 from pipeline.errors import InputError
@@ -166,12 +166,12 @@ def test_quality_control__hardy_weinberg(tmp_path):
 def _pruned(
     cohort: Cohort, genotypes: np.ndarray, frequency: np.ndarray, config: QCConfig
 ) -> np.ndarray:
-    """Choice that `linkage.prune` makes when it is given numpy's dosages."""
+    """Choice that `pruning.prune` makes when it is given numpy's dosages."""
     dosage = np.nan_to_num(_dosage(genotypes), nan=-1).astype(np.int8)
     contigs = cohort.dataset["variant_contig"].values.astype(np.int64)
     ends = linkage.window_ends(contigs, cohort.positions, config.ld_window_bp)
     minor = np.minimum(frequency, 1 - frequency).round(12)
-    return linkage.prune(da.from_array(dosage), ends, minor, config.max_ld_r2)
+    return pruning.prune(da.from_array(dosage), ends, minor, config.max_ld_r2)
 
 
 def test_quality_control__prunes_within_contigs_in_any_order(tmp_path):
@@ -234,16 +234,15 @@ def test_quality_control__does_not_depend_on_chunks(tmp_path):
             )
 
 
-def test_quality_control__reads_each_chunk_once_without_removals(tmp_path):
+def test_quality_control__reads_each_chunk_once_without_removals(tmp_path, monkeypatch):
     cohort = _cohort(tmp_path, random_genotypes(30, 40))
-    reads: list[tuple[int, ...]] = []
+    read_calls, reads = decode.read_calls, []
 
-    def record(calls: np.ndarray, block_id: Any = None) -> np.ndarray:
-        reads.append(block_id)
-        return calls
+    def record(url: str, variants: slice, people: slice) -> np.ndarray:
+        reads.append((variants.start, people.start))
+        return read_calls(url, variants, people)
 
-    calls = cohort.dataset["call_genotype"]
-    calls.data = calls.data.map_blocks(record, meta=calls.data._meta)
+    monkeypatch.setattr(decode, "read_calls", record)
     qc.quality_control(cohort, OPEN)
     assert len(reads) == len(set(reads)) == 5 * 8
 

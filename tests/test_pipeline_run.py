@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from estimator.metrics import rmse
-from pipeline import checkpoint, cluster, run, stages, store
-from pipeline.cluster import Cluster
+from pipeline import checkpoint, cluster, devices, run, stages, store
 from pipeline.config import ApplyConfig, FitConfig, QCConfig, RunConfig, TrainConfig
 from pipeline.errors import InputError
 from pipeline.simulate import simulate
 from pipeline.store import Store
+from pipeline.tasks import Cluster
 from tests import helpers, oracle
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -26,7 +26,7 @@ N_SAMPLES, N_VARIANTS, K = 240, 1_500, 3
 
 @pytest.fixture(scope="module")
 def workers() -> Iterator[Cluster]:
-    with cluster.local_cluster(cluster.plan_workers([], 2)) as started:
+    with cluster.local_cluster(devices.plan_workers([], 2)) as started:
         yield started
 
 
@@ -137,7 +137,7 @@ def test_run__leaves_only_results(finished: Path):
 
 
 def test_run__same_bytes_on_one_worker(finished: Path, cohort: Path, tmp_path: Path):
-    one = cluster.local_cluster(cluster.plan_workers([], 2, n_workers=1))
+    one = cluster.local_cluster(devices.plan_workers([], 2, n_workers=1))
     run.run(str(cohort), tmp_path / "out", minimal_config(), one)
     assert tree_bytes(tmp_path / "out") == tree_bytes(finished)
 
@@ -275,7 +275,7 @@ def test_run__one_population_has_the_pooled_frequencies(
     n_alternate = np.where(called, calls.sum(axis=2), 0).sum(axis=1)
     pooled = n_alternate / (2 * called.sum(axis=1))
     p = read(output, "variant_population_frequency")[:, 0]
-    np.testing.assert_allclose(p, np.clip(pooled, 1e-6, 1 - 1e-6), atol=2e-6)
+    np.testing.assert_allclose(p, np.clip(pooled, 1e-5, 1 - 1e-5), atol=2e-6)
     assert (read(output, "sample_ancestry_proportion") == 1).all()
 
 
@@ -286,7 +286,8 @@ def test_run__one_person_or_one_variant(
     calls = helpers.random_genotypes(n_variants, n_samples, missing=0)
     output = run_genotypes(calls, tmp_path, workers, minimal_config(1))
     p = read(output, "variant_population_frequency")[:, 0]
-    np.testing.assert_allclose(p, calls.mean(axis=(1, 2)), atol=2e-6)
+    pooled = calls.mean(axis=(1, 2))
+    np.testing.assert_allclose(p, np.clip(pooled, 1e-5, 1 - 1e-5), atol=2e-6)
 
 
 @pytest.mark.parametrize(
@@ -337,8 +338,8 @@ def test_run__monomorphic_variants_stay_and_uncalled_and_multiallelic_ones_go(
     run.run(str(source), output, minimal_config(2), contextlib.nullcontext(workers))
     p = read(output, "variant_population_frequency")
     assert p.shape == (58, 2)
-    np.testing.assert_allclose(p[7], 0, atol=1e-6)
-    np.testing.assert_allclose(p[8], 1, atol=1e-6)
+    np.testing.assert_allclose(p[7], 0, atol=1e-5)
+    np.testing.assert_allclose(p[8], 1, atol=1.001e-5)
     steps = json.loads((output / "run.json").read_text())["qc_steps"]
     removed = {step["name"]: step["removed"] for step in steps}
     assert removed == {"biallelic": 1, "called": 1}

@@ -15,15 +15,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import cluster, export, publication, run, stages
-from pipeline.cluster import Cluster
+from estimator import training
+from pipeline import cluster, devices, export, publication, run, stages
 from pipeline.config import FitConfig, QCConfig, RunConfig, TrainConfig
 from pipeline.errors import InputError
 from pipeline.location import RemotePath, files_below
 from pipeline.simulate import simulate
 from pipeline.store import Store
+from pipeline.tasks import Cluster
 from pipeline.workspace import STORES
 from tests import s3_server
+from tests.helpers import SerialCluster
 from tests.s3_server import Proxy, remote
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -52,7 +54,7 @@ def _healthy(proxy: Proxy) -> Iterator[None]:
 # The server first: workers inherit its address.
 @pytest.fixture(scope="module")
 def workers(proxy: Proxy) -> Iterator[Cluster]:
-    with cluster.local_cluster(cluster.plan_workers([], 2)) as started:
+    with cluster.local_cluster(devices.plan_workers([], 2)) as started:
         yield started
 
 
@@ -68,7 +70,10 @@ def undisturbed(
     workers: Cluster, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, bytes]:
     """Files of the same run on local directories."""
-    folder = tmp_path_factory.mktemp("local")
+    return run_locally(tmp_path_factory.mktemp("local"), workers)
+
+
+def run_locally(folder: Path, workers: Cluster) -> dict[str, bytes]:
     simulate(folder / "cohort.vcz", **SIZES, **CHUNKS)
     source = str(folder / "cohort.vcz")
     run.run(source, folder / "out", CONFIG, contextlib.nullcontext(workers))
@@ -90,15 +95,22 @@ def start(cohort: RemotePath, output: RemotePath, workers: Cluster, **options: A
     return run.run(str(cohort), output, CONFIG, nothing, **options)
 
 
-def test_run__same_bytes_as_on_local_files(
-    workers: Cluster,
-    cohort: RemotePath,
-    undisturbed: dict[str, bytes],
-    tmp_path: Path,
+@pytest.mark.soak
+def test_run__same_bytes_as_on_local_files_on_workers(
+    workers: Cluster, cohort: RemotePath, undisturbed: dict[str, bytes]
 ):
-    output = remote("plain/out")
+    output = remote("workers/out")
     start(cohort, output, workers)
     assert contents(output) == undisturbed
+
+
+def test_run__same_bytes_as_on_local_files(
+    cohort: RemotePath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(training, "DISTILLATION_STEPS", 20)
+    output = remote("plain/out")
+    start(cohort, output, SerialCluster())
+    assert contents(output) == run_locally(tmp_path, SerialCluster())
     summary = json.loads((output / "run.json").read_text())
     assert sorted(item.name for item in output.iterdir()) == [
         summary["location"],
@@ -163,7 +175,7 @@ def impatient(proxy: Proxy) -> Iterator[Cluster]:
     """Workers that repeat a request for few seconds."""
     with (
         s3_server.patience(4),
-        cluster.local_cluster(cluster.plan_workers([], 2)) as started,
+        cluster.local_cluster(devices.plan_workers([], 2)) as started,
     ):
         yield started
 
@@ -187,7 +199,7 @@ def test_run__publishes_nothing_where_a_chunk_always_fails(
     assert proxy.failed
     proxy.heal()
     assert not (output / "run.json").exists()
-    assert output.exists() == (what in ("fit", "train", "apply"))
+    assert output.exists() == (what in ("decode", "fit", "train", "apply"))
 
 
 @pytest.mark.soak
@@ -223,13 +235,13 @@ def wait_for(condition: Callable[[], bool], seconds: float = 240) -> None:
 DRIVER = """
 if __name__ == "__main__":
     import sys
-    from pipeline import cluster, lock, run
+    from pipeline import cluster, devices, lock, run
     from pipeline.location import locate
     from tests.test_pipeline_s3_run import CONFIG
 
     source, output, mode = sys.argv[1:]
     lock.STALE_SECONDS = 3.0
-    started = cluster.local_cluster(cluster.plan_workers([], 2))
+    started = cluster.local_cluster(devices.plan_workers([], 2))
     run.run(source, locate(output), CONFIG, started, resume=mode == "resume")
 """
 

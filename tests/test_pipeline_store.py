@@ -85,15 +85,32 @@ def test_read__selects_rows_and_columns(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00" * 40, b"no chunk at all, but text"])
-def test_read__names_the_array_of_a_corrupted_chunk(tmp_path, content):
+def test_read__names_the_chunk_that_is_corrupted(tmp_path, content):
     made = _finished(tmp_path / "made.zarr")
     (made.path / "call_genotype_packed" / "1.0").write_bytes(content)
     np.testing.assert_array_equal(
         made.read("call_genotype_packed", slice(0, 2)), ROWS[:2]
     )
-    message = r"made\.zarr: array call_genotype_packed cannot be read at \(slice\(2, 4"
+    message = (
+        r"made\.zarr: chunk 1\.0 of array call_genotype_packed cannot be decoded "
+        r"\(.+\); restore that chunk or make the store again"
+    )
     with pytest.raises(InputError, match=message):
         made.read("call_genotype_packed", slice(2, 4))
+
+
+def test_read__refuses_a_chunk_that_vanished_after_it_was_opened(tmp_path):
+    made = _finished(tmp_path / "made.zarr")
+    opened = Store.open(made.path, "prepared")
+    opened.check_whole()
+    local(made.path / "call_genotype_packed" / "2.0").unlink()
+    np.testing.assert_array_equal(
+        opened.read("call_genotype_packed", slice(0, 4)), ROWS[:4]
+    )
+    message = r"made\.zarr: chunk 2\.0 of array call_genotype_packed is absent; copy or"
+    for selection in ([slice(4, 5)], []):
+        with pytest.raises(InputError, match=message):
+            opened.read("call_genotype_packed", *selection)
 
 
 def test_lay_out__chunks_are_no_larger_than_the_array(tmp_path):
@@ -143,6 +160,53 @@ def test_finish__refuses_while_blocks_are_left(tmp_path):
     made.finish()
     assert store.is_complete(made.path, "prepared")
     assert made.names() == ["call_genotype_packed"]
+
+
+def test_track_blocks__again_keeps_what_was_marked(tmp_path):
+    made = _laid_out(tmp_path)
+    made.track_blocks(3)
+    made.mark_done(1, 0.1 + 0.2)
+    again = Store.resume(made.path, "prepared")
+    assert again is not None
+    again.track_blocks(3)
+    assert again.blocks_left() == [0, 2]
+    assert again.block_figures()[1] == 0.1 + 0.2
+
+
+def test_mark_done__refuses_a_figure_that_means_not_done(tmp_path):
+    made = _laid_out(tmp_path)
+    made.track_blocks(1)
+    with pytest.raises(AssertionError, match="figure of block 0 is not a number"):
+        made.mark_done(0, float("nan"))
+
+
+def test_resume__needs_a_whole_layout(tmp_path):
+    path = tmp_path / "made.zarr"
+    assert Store.resume(path, "prepared") is None
+    made = _laid_out(tmp_path)
+    assert Store.resume(path, "prepared") is None
+    made.track_blocks(0)
+    assert Store.resume(path, "prepared") is not None
+    with pytest.raises(InputError, match=r"not a streamixture model store"):
+        Store.resume(path, "model")
+    made.finish()
+    assert Store.resume(path, "prepared") is None
+
+
+def test_finish__removes_what_killed_writers_left(tmp_path):
+    made = _finished(tmp_path / "made.zarr")
+    for name in (".zattrs.0a.partial", "call_genotype_packed/0.0.1b.partial"):
+        (made.path / name).write_bytes(b"half")
+    made.finish()
+    assert _tree(local(made.path)) == _tree(
+        local(_finished(tmp_path / "other.zarr").path)
+    )
+
+
+def test_is_complete__needs_the_consolidated_metadata(tmp_path):
+    made = _finished(tmp_path / "made.zarr")
+    (made.path / ".zmetadata").unlink()
+    assert not store.is_complete(made.path, "prepared")
 
 
 def test_finish__consolidates_every_attribute(tmp_path):

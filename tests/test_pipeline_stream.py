@@ -6,11 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from estimator.packing import ALL_MISSING_BYTE
-from pipeline import plan, prepare, stream
+from pipeline import plan, stream
 from pipeline.errors import InputError
 from pipeline.plan import Rows
-from pipeline.prepare import Prepared
-from pipeline.store import Store
+from pipeline.prepared import Prepared, open_prepared, open_store
 from pipeline.stream import BlockReader, ShardKey, minibatch_plan
 from tests.helpers import random_genotypes, small_prepared
 
@@ -23,14 +22,14 @@ def prepared(tmp_path) -> Prepared:
     """150 people in chunks of 32, every third of whom is left out of the fit."""
     genotypes = random_genotypes(18, N_SAMPLES, missing=0.1)
     made = small_prepared(tmp_path, genotypes, chunks=(9, UNIT))
-    store = Store.open(made.path, prepare.KIND, writable=True)
+    store = open_store(made.path, writable=True)
     in_fit = np.arange(N_SAMPLES) % 3 > 0
     store.write_rows("sample_in_fit", Rows(0, N_SAMPLES), in_fit)
-    return prepare.open_prepared(made.path)
+    return open_prepared(made.path)
 
 
 def _everybody(prepared: Prepared) -> np.ndarray:
-    return Store.open(prepared.path, prepare.KIND).read("call_genotype_packed")
+    return open_store(prepared.path).read("call_genotype_packed")
 
 
 def _key(prepared: Prepared, rows: Rows, stamp: str = "x") -> ShardKey:
@@ -123,7 +122,7 @@ def test_block_reader__a_chunk_that_cannot_be_read_ahead_is_named(prepared):
     (prepared.path / "call_genotype_packed" / "1.0").write_bytes(b"damaged")
     reader = BlockReader()
     reader.read(prepared.path, BLOCKS[:1], BLOCKS[1:2])
-    message = r"prepared\.zarr: array call_genotype_packed cannot be read at"
+    message = r"prepared\.zarr: chunk 1\.0 of array call_genotype_packed cannot be dec"
     with pytest.raises(InputError, match=message):
         reader.read(prepared.path, BLOCKS[1:2], [])
 
@@ -146,7 +145,7 @@ class _Reads:
     """Counts the shards that are read from the store."""
 
     def __init__(self) -> None:
-        self.cache = stream._ShardCache()
+        self.reader = stream._ShardReader()
         self.rows: list[Rows] = []
         self._read = stream._read_shard
 
@@ -156,14 +155,14 @@ class _Reads:
 
     @property
     def held_bytes(self) -> int:
-        return sum(shard.packed.nbytes for shard in self.cache._shards.values())
+        return sum(shard.packed.nbytes for shard in self.reader._kept.values())
 
 
 @pytest.fixture
 def reads(monkeypatch) -> _Reads:
     counter = _Reads()
     monkeypatch.setattr(stream, "_read_shard", counter)
-    monkeypatch.setattr(stream, "_cache", counter.cache)
+    monkeypatch.setattr(stream, "_shards", counter.reader)
     return counter
 
 
@@ -180,21 +179,31 @@ def test_load_shard__is_read_once_within_the_budget(prepared, reads):
     assert reads.rows == BLOCKS
 
 
-def test_load_shard__evicts_the_least_recently_used_and_reads_it_again(prepared, reads):
+def test_load_shard__beyond_the_budget_is_read_every_time(prepared, reads):
     budget = 2 * _shard_bytes(prepared)
     first, second, third, *_ = BLOCKS
     reads.rows.clear()
-    for rows in (first, second, first, third):
-        stream.load_shard(_key(prepared, rows), budget)
-        assert reads.held_bytes <= budget
-    assert reads.rows == [first, second, third]
-    stream.load_shard(_key(prepared, first), budget)
-    assert reads.rows == [first, second, third]
-    again = stream.load_shard(_key(prepared, second), budget)
-    assert reads.rows == [first, second, third, second]
-    expected = _everybody(prepared)[second.slice][prepared.in_fit[second.slice]]
-    found = np.asarray(again.packed)[: again.n_people, : expected.shape[1]]
+    for _ in range(2):
+        for rows in (first, second, third):
+            shard = stream.load_shard(_key(prepared, rows), budget)
+            assert reads.held_bytes <= budget
+    assert reads.rows == [first, second, third, third]
+    expected = _everybody(prepared)[third.slice][prepared.in_fit[third.slice]]
+    found = np.asarray(shard.packed)[: shard.n_people, : expected.shape[1]]
     np.testing.assert_array_equal(found, expected)
+
+
+def test_load_shard__the_next_one_is_read_meanwhile(prepared, reads):
+    first, second, third, *_ = (_key(prepared, rows) for rows in BLOCKS)
+    stream.load_shard(first, 0, second)
+    assert reads.reader._ahead[second].result().n_people == 21
+    reads.rows.clear()
+    stream.load_shard(second, 0, None)
+    assert reads.rows == []
+    # What was announced and is not wanted after all is dropped.
+    stream.load_shard(first, 0, second)
+    stream.load_shard(third, 0, None)
+    assert not reads.reader._ahead
 
 
 @pytest.mark.parametrize("share", [0.0, 0.99])
@@ -208,6 +217,6 @@ def test_load_shard__one_over_the_budget_is_not_kept(prepared, reads, share):
 
 
 def test_load_shard__a_store_made_anew_is_read_anew(prepared, reads):
-    for stamp in ("x", "y", "x"):
+    for stamp in ("x", "x", "y", "y"):
         stream.load_shard(_key(prepared, BLOCKS[0], stamp), 2**30)
     assert reads.rows == [BLOCKS[0]] * 2

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import provenance
+from pipeline import provenance, store
 from pipeline.errors import InputError
 from pipeline.location import Location
 from pipeline.store import Store
@@ -15,8 +15,7 @@ from pipeline.workspace import (
     FILES,
     STORES,
     Workspace,
-    build_beside,
-    check_output,
+    open_store_workspace,
     open_workspace,
 )
 from tests.helpers import local
@@ -270,43 +269,189 @@ def test_publish__resumes_after_some_were_moved(tmp_path):
     assert _notes(tmp_path) == {"new"}
 
 
-def test_check_output__allows_what_is_not_there(tmp_path):
-    check_output(tmp_path / "model.zarr", "model", overwrite=False)
-
-
-def test_check_output__refuses_what_exists(tmp_path):
-    _build(tmp_path / "model.zarr", "model", "old")
-    message = r"model\.zarr exists already; pass --overwrite to replace it, or name an"
-    with pytest.raises(InputError, match=message):
-        check_output(tmp_path / "model.zarr", "model", overwrite=False)
-    check_output(tmp_path / "model.zarr", "model", overwrite=True)
-
-
-def test_check_output__refuses_to_replace_anything_else(tmp_path):
-    (tmp_path / "home").mkdir()
-    with pytest.raises(InputError, match="home is not a Zarr store; expected"):
-        check_output(tmp_path / "home", "model", overwrite=True)
-    _build(tmp_path / "prepared.zarr", "prepared", "old")
-    with pytest.raises(InputError, match=r"not a streamixture model store \(kind: pre"):
-        check_output(tmp_path / "prepared.zarr", "model", overwrite=True)
-
-
-def test_build_beside__is_on_the_outputs_file_system_and_goes_away(tmp_path):
-    output = tmp_path / "new" / "model.zarr"
-    with build_beside(output) as folder:
-        assert folder.parent == output.parent
-        (folder / "model.zarr").mkdir()
-        local(folder / "model.zarr").rename(output)
-    assert [path.name for path in output.parent.iterdir()] == ["model.zarr"]
-
-
-def _fail_beside(output: Path) -> None:
-    with build_beside(output) as folder:
-        (folder / "half").write_bytes(b"done")
+def _fail_with_blocks(output: Path) -> None:
+    with _open(output) as workspace:
+        made = Store.create(workspace.building("prepared.zarr"), "prepared")
+        made.track_blocks(2)
         raise BAD
 
 
-def test_build_beside__goes_away_after_an_error(tmp_path):
+def test_open_workspace__bad_input_keeps_blocks(tmp_path):
     with pytest.raises(InputError, match="bad cohort"):
-        _fail_beside(tmp_path / "model.zarr")
+        _fail_with_blocks(tmp_path)
+    with _open(tmp_path, resume=True) as workspace:
+        path = workspace.building("prepared.zarr")
+        again = Store.resume(path, "prepared")
+        assert again is not None
+        assert again.blocks_left() == [0, 1]
+
+
+def _open_model(
+    output: Path, *, resume: bool = False, overwrite: bool = False
+) -> AbstractContextManager[Workspace]:
+    options = {"resume": resume, "overwrite": overwrite}
+    return open_store_workspace(output, "model.zarr", **options)
+
+
+def _build_model(workspace: Workspace, stamp: str) -> None:
+    made = Store.create(workspace.building("model.zarr"), "model")
+    made.set_attrs(stamp=stamp)
+    made.finish()
+
+
+def _publish_a_model(output: Path, stamp: str) -> None:
+    with _open_model(output) as workspace:
+        workspace.check_inputs(INPUTS)
+        _build_model(workspace, stamp)
+        workspace.publish()
+
+
+def _stamp(output: Path) -> str:
+    return Store.open(output, "model").attrs["stamp"]
+
+
+def test_open_store_workspace__is_beside_the_store_and_goes_away(tmp_path):
+    output = tmp_path / "new" / "m.zarr"
+    _publish_a_model(output, "first")
+    assert [path.name for path in output.parent.iterdir()] == ["m.zarr"]
+    assert _stamp(output) == "first"
+
+
+def test_open_store_workspace__bad_input_leaves_nothing_behind(tmp_path):
+    output = tmp_path / "new" / "m.zarr"
+    with pytest.raises(InputError, match="bad cohort"), _open_model(output):
+        raise BAD
     assert list(tmp_path.iterdir()) == []
+
+
+def test_open_store_workspace__refuses_what_exists(tmp_path):
+    output = tmp_path / "m.zarr"
+    _publish_a_model(output, "old")
+    message = r"m\.zarr exists already; pass --overwrite to replace it, or name an"
+    with pytest.raises(InputError, match=message), _open_model(output):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["m.zarr"]
+
+
+def _begin_a_model(output: Path, *, overwrite: bool) -> None:
+    with _open_model(output, overwrite=overwrite) as workspace:
+        workspace.check_inputs(INPUTS)
+        Store.create(workspace.building("model.zarr"), "model").track_blocks(2)
+        raise KeyboardInterrupt
+
+
+def _interrupt_a_model(output: Path, *, overwrite: bool = False) -> None:
+    """A stage that had begun its store, and was killed."""
+    with pytest.raises(KeyboardInterrupt):
+        _begin_a_model(output, overwrite=overwrite)
+
+
+def test_open_store_workspace__refuses_what_was_begun(tmp_path):
+    output = tmp_path / "m.zarr"
+    _interrupt_a_model(output)
+    message = (
+        r"m\.zarr was begun in \.m\.zarr\.work; pass --resume to finish it, --over"
+    )
+    with pytest.raises(InputError, match=message), _open_model(output):
+        pass
+    with _open_model(output, overwrite=True) as workspace:
+        assert [path.name for path in workspace.work.iterdir()] == ["lock"]
+
+
+def test_open_store_workspace__refuses_to_replace_anything_else(tmp_path):
+    (tmp_path / "home").mkdir()
+    message = "home is not a Zarr store; expected"
+    with (
+        pytest.raises(InputError, match=message),
+        _open_model(tmp_path / "home", overwrite=True),
+    ):
+        pass
+    _build(tmp_path / "prepared.zarr", "prepared", "old")
+    message = r"not a streamixture model store \(kind: pre"
+    for options in ({"overwrite": True}, {"resume": True}):
+        with (
+            pytest.raises(InputError, match=message),
+            _open_model(tmp_path / "prepared.zarr", **options),
+        ):
+            pass
+
+
+def test_open_store_workspace__another_at_work_refuses(tmp_path):
+    output = tmp_path / "m.zarr"
+    message = r"m\.zarr: another run is at work there; wait for it"
+    with (
+        _open_model(output),
+        pytest.raises(InputError, match=message),
+        _open_model(output, resume=True),
+    ):
+        pass
+
+
+def test_conclude__of_what_is_not_finished_is_none(tmp_path):
+    output = tmp_path / "m.zarr"
+    _interrupt_a_model(output)
+    with _open_model(output, resume=True) as workspace:
+        assert workspace.conclude("new") is None
+        assert Store.resume(workspace.building("model.zarr"), "model") is not None
+
+
+def test_conclude__leaves_what_is_published_alone(tmp_path):
+    output = tmp_path / "m.zarr"
+    _publish_a_model(output, "old")
+    before = output.stat().st_mtime_ns
+    with _open_model(output, resume=True) as workspace:
+        assert workspace.conclude("old") == Store.open(output, "model").attrs
+    assert [path.name for path in tmp_path.iterdir()] == ["m.zarr"]
+    assert output.stat().st_mtime_ns == before
+    message = r"m\.zarr: the finished run had another cohort, configuration or software"
+    with (
+        pytest.raises(InputError, match=message),
+        _open_model(output, resume=True) as workspace,
+    ):
+        workspace.conclude("new")
+    assert [path.name for path in tmp_path.iterdir()] == ["m.zarr"]
+
+
+def test_conclude__goes_on_with_a_replacement_that_was_begun(tmp_path):
+    output = tmp_path / "m.zarr"
+    _publish_a_model(output, "old")
+    _interrupt_a_model(output, overwrite=True)
+    with _open_model(output, resume=True) as workspace:
+        # Not even the inputs of the earlier result turn it away.
+        assert workspace.conclude("old") is None
+        workspace.check_inputs(INPUTS)
+        _build_model(workspace, "new")
+        assert _stamp(output) == "old"
+        workspace.publish()
+    assert _stamp(output) == "new"
+
+
+def _replace_a_model(output: Path, stamp: str) -> None:
+    with _open_model(output, overwrite=True) as workspace:
+        workspace.check_inputs(INPUTS)
+        _build_model(workspace, stamp)
+        workspace.publish()
+
+
+@pytest.mark.parametrize("has_moved", [False, True])
+def test_conclude__publishes_what_was_cut_short(tmp_path, monkeypatch, has_moved):
+    output = tmp_path / "m.zarr"
+    _publish_a_model(output, "old")
+    move = store.publish
+
+    def die(source: Path, target: Path) -> None:
+        if has_moved:
+            move(source, target)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "publish", die)
+        with pytest.raises(KeyboardInterrupt):
+            _replace_a_model(output, "new")
+    assert _stamp(output) == ("new" if has_moved else "old")
+    with _open_model(output, resume=True) as workspace:
+        found = workspace.conclude("new")
+        assert found is not None
+        assert found["stamp"] == "new"
+    assert _stamp(output) == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["m.zarr"]
