@@ -19,7 +19,7 @@ from estimator import training
 from estimator.likelihood import pad_shard, tile_shape
 from estimator.packing import count_called
 from estimator.projection import project_ancestry
-from pipeline import bundle, plan, schema
+from pipeline import bundle, plan, schema, stream
 from pipeline.config import ApplyConfig
 from pipeline.errors import InputError
 from pipeline.minibatch import DeviceModel, lay_out_model
@@ -202,6 +202,7 @@ def _load(task: _GroupTask) -> _Loaded:
         projector = model.encoder.projector
         device = lay_out_model(model.frequencies, projector, tile_shape())
         _loaded.clear()
+        stream.release_shards()
         _loaded[key] = _Loaded(model.encoder, device)
     return _loaded[key]
 

@@ -82,6 +82,11 @@ def main(verbose: int) -> None:
 @click.option(
     "--no-qc", is_flag=True, help="Keep every biallelic variant and every person."
 )
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Print what the run would need, and whether it fits; write nothing.",
+)
 @_restart
 def run(
     cohort: str,
@@ -91,6 +96,7 @@ def run(
     config_path: Path | None,
     seed: int | None,
     no_qc: bool,
+    dry_run: bool,
     **restart: bool,
 ) -> None:
     """Estimate the ancestry of everybody in COHORT.
@@ -103,6 +109,11 @@ def run(
     )
     from pipeline import run as runner
 
+    if dry_run:
+        lines = runner.plan_run(cohort, output, config, where.cluster())
+        for name, value in lines:
+            click.echo(f"{name:20}  {value}")
+        return
     result = runner.run(cohort, output, config, where.cluster(), **restart)
     _print_result(result.summary, output)
 

@@ -73,6 +73,7 @@ class FittedModel:
             frequencies = np.load(checkpoint.frequencies_path(self.folder, _POINT))
             projector = training.Projector(**np.load(self._projector_file))
             _loaded.clear()
+            stream.release_shards()
             _loaded[self] = lay_out_model(frequencies, projector, tile)
         return _loaded[self]
 

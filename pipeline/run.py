@@ -4,17 +4,23 @@ Each stage's store is finished before the next begins, and a finished one is not
 again by a run that resumes.
 """
 
+import dataclasses
 import datetime
+import shutil
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import provenance, stages
+import psutil
+
+from pipeline import budget, provenance, stages
 from pipeline.apply import apply_model
-from pipeline.cohort import Cohort
+from pipeline.cohort import Cohort, open_cohort
 from pipeline.config import RunConfig
 from pipeline.demo import write_demo_cohort
+from pipeline.errors import InputError
+from pipeline.ingest import needs_import
 from pipeline.meter import Meter
 from pipeline.prepare import prepare
 from pipeline.prepared import open_prepared
@@ -70,15 +76,75 @@ def run(
             return RunResult(output, finished)
         workspace.check_inputs(inputs)
         with cluster as workers:
+            planned = _check_budget(cohort, output, config, workers)
             meter = Meter(workers, workspace.building("stages.json"))
             _run_stages(cohort, workspace, config, meter, attrs)
             described = [report.as_json() for report in workers.reports()]
         ancestry = workspace.building("ancestry.zarr")
         write_report(ancestry, workspace.building("report.html"))
-        summary = {**_summarise(workspace, meter, attrs), "workers": described}
+        summary = {
+            **_summarise(workspace, meter, attrs),
+            "plan": dataclasses.asdict(planned),
+            "workers": described,
+        }
         provenance.write_json(workspace.building("run.json"), summary)
         workspace.publish()
     return RunResult(output, summary)
+
+
+def plan_run(
+    source: str,
+    output: Path,
+    config: RunConfig,
+    cluster: AbstractContextManager[Cluster],
+) -> list[tuple[str, str]]:
+    """What `run` would need, as lines of a table; writes nothing.
+
+    Raises
+    ------
+    InputError
+        If the cohort will not do or has to be imported first, or if the run would not
+        fit.
+    """
+    if needs_import(source):
+        raise InputError(
+            f"{source} has to be imported before a run can be planned; run "
+            "`streamixture import` and give the store that it makes"
+        )
+    cohort = open_cohort(source)
+    with cluster as workers:
+        planned = _check_budget(cohort, output, config, workers)
+        return budget.describe(planned, _sizes(cohort), max(len(workers.workers), 1))
+
+
+def _sizes(cohort: Cohort) -> budget.Sizes:
+    return budget.Sizes(
+        cohort.n_samples, cohort.n_variants, cohort.sample_chunk, cohort.variant_chunk
+    )
+
+
+def _check_budget(
+    cohort: Cohort, output: Path, config: RunConfig, workers: Cluster
+) -> budget.Budget:
+    """Plan for the whole cohort, of which quality control leaves less."""
+    limit = workers.memory_limit()
+    planned = budget.plan_budget(
+        _sizes(cohort), config, max(len(workers.workers), 1), limit
+    )
+    budget.check_budget(
+        planned,
+        worker_limit=limit,
+        driver_limit=psutil.virtual_memory().total,
+        free_disk=_free_disk(output),
+    )
+    return planned
+
+
+def _free_disk(output: Path) -> int:
+    existing = next(
+        path for path in (output, *output.absolute().parents) if path.exists()
+    )
+    return shutil.disk_usage(existing).free
 
 
 def _run_stages(

@@ -1,5 +1,6 @@
 """Each stage of the pipeline on its own, from one store to the next."""
 
+import dataclasses
 import json
 import logging
 import shutil
@@ -9,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import provenance
+from pipeline import budget, provenance
 from pipeline.apply import apply_model
 from pipeline.bundle import save_model
 from pipeline.cohort import Cohort, open_cohort
-from pipeline.config import RunConfig
+from pipeline.config import FitConfig, RunConfig
 from pipeline.errors import InputError
 from pipeline.fit import fit
 from pipeline.ingest import ingest, needs_import, source_digest
@@ -84,6 +85,21 @@ def _import_once(source: str, path: Path) -> None:
         )
 
 
+def _fit_within_memory(
+    prepared: Prepared, config: RunConfig, cluster: Cluster
+) -> FitConfig:
+    """The fit's settings, with as many shards kept as the workers have room for.
+
+    It changes nothing in the results, and so nothing in their provenance.
+    """
+    sizes = budget.Sizes(
+        prepared.n_samples, prepared.n_variants, prepared.sample_chunk, 1
+    )
+    n_workers = max(len(cluster.workers), 1)
+    planned = budget.plan_budget(sizes, config, n_workers, cluster.memory_limit())
+    return dataclasses.replace(config.fit, cache_bytes=planned.cache_bytes)
+
+
 def fit_model(
     prepared: Prepared,
     path: Path,
@@ -99,7 +115,7 @@ def fit_model(
     with meter.stage("fit"):
         fitted = fit(
             prepared,
-            config.fit,
+            _fit_within_memory(prepared, config, meter.cluster),
             meter.cluster,
             rounds,
             seed=config.seed,

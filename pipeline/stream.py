@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from estimator.likelihood import TileShape, padded_shape, tile_shape
 from estimator.packing import ALL_MISSING_BYTE
+from pipeline import memory
 from pipeline.plan import Rows
 from pipeline.prepared import open_store
 from pipeline.store import Store
@@ -86,6 +87,10 @@ class _ShardReader:
         self._keep(key, shard, budget)
         return shard
 
+    def release(self) -> None:
+        self._kept.clear()
+        self._ahead.clear()
+
     def _keep(self, key: ShardKey, shard: Shard, budget: int) -> None:
         """Keep a shard if there is room.
 
@@ -102,6 +107,12 @@ class _ShardReader:
 
 # One process is one worker on one device, so the reader belongs to the module.
 _shards = _ShardReader()
+memory.trim_after_compilation()
+
+
+def release_shards() -> None:
+    """Give up the shards in memory, when other work begins."""
+    _shards.release()
 
 
 def load_shard(key: ShardKey, budget: int, upcoming: ShardKey | None = None) -> Shard:

@@ -170,6 +170,11 @@ class Cluster:
             if isinstance(usage, provenance.ProcessUsage)
         }
 
+    def memory_limit(self) -> int | None:
+        """Bytes that each worker may use; the smallest of theirs, None without any."""
+        limits = [report.memory_limit_bytes for report in self.reports()]
+        return min((limit for limit in limits if limit), default=None)
+
     def reports(self) -> list[WorkerReport]:
         """What each worker says of itself, in order of name."""
         answers = self.ask(workers.describe_worker).values()
