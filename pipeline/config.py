@@ -108,7 +108,7 @@ class FitConfig:
     tolerance: float = 3e-10
     max_rounds: int = 1_000
     n_secants: int = 3
-    shard_people: int = 2_048
+    shard_people: int = 1_024
     shard_bytes: int = 128 * 2**20
     start_people: int = 4_096
     start_variants: int = 50_000

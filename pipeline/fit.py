@@ -42,6 +42,9 @@ FloatArray = npt.NDArray[np.float32]
 
 # Newton steps for the Q of everybody, given P of the start's variants, from 1/K.
 EXTENSION_STEPS = 2
+# Tiles of variants stepped at a time: the step's temporaries are several times its
+# arguments.
+_STEP_TILES = 16
 # Reads of the whole data before the first round: the start's sample and its extension.
 PASSES_BEFORE_ROUNDS = 2
 
@@ -72,7 +75,10 @@ class FitResult:
 
 
 class _Sums(NamedTuple):
-    """What a shard returns, and what sums of shards are; arrays on the host."""
+    """What a shard returns, and what sums of shards are; arrays on the host.
+
+    Derivatives are tiled as the kernels leave them (`tile_variants`).
+    """
 
     ancestry: FloatArray
     log_likelihood: float
@@ -225,11 +231,14 @@ def _starting_point(
         no_ancestry = np.empty((0, config.n_populations), np.float32)
         checkpoint.save_point(folder, name, Point(no_ancestry, pooled))
         path = checkpoint.frequencies_path(folder, name)
-        sums = [
-            cluster.submit(_extend_shard, task, upcoming, start, path, worker=worker)
-            for task, upcoming, worker in _assign(tasks, cluster)
-        ]
-        last = _finish_round(cluster, sums, path)
+        last = _finish_round(
+            cluster,
+            [
+                cluster.submit(_extend_shard, task, ahead, start, path, worker=worker)
+                for task, ahead, worker in _assign(tasks, cluster)
+            ],
+            path,
+        )
         ancestry, frequencies, _ = cluster.result(last)
     return Point(ancestry, frequencies)
 
@@ -244,13 +253,16 @@ def _evaluate(
     name = checkpoint.point_name(round_number)
     frequencies = checkpoint.frequencies_path(folder, name)
     ancestry = checkpoint.ancestry_path(folder, name)
-    sums = [
-        cluster.submit(
-            _relax_shard, task, upcoming, ancestry, frequencies, worker=worker
-        )
-        for task, upcoming, worker in _assign(tasks, cluster)
-    ]
-    last = _finish_round(cluster, sums, frequencies)
+    last = _finish_round(
+        cluster,
+        [
+            cluster.submit(
+                _relax_shard, task, ahead, ancestry, frequencies, worker=worker
+            )
+            for task, ahead, worker in _assign(tasks, cluster)
+        ],
+        frequencies,
+    )
     mapped_ancestry, mapped_frequencies, log_likelihood = cluster.result(last)
     mapped = Point(mapped_ancestry, mapped_frequencies)
     return Evaluation(round_number, point, mapped, log_likelihood)
@@ -267,7 +279,10 @@ def _assign(tasks: list[_ShardTask], cluster: Cluster) -> Iterator[_Assignment]:
 
 
 def _finish_round(cluster: Cluster, sums: list[Future], frequencies: Path) -> Future:
-    """Add neighbours until one sum is left, and take the step for P."""
+    """Add neighbours until one sum is left, and take the step for P.
+
+    Nobody else may refer to the sums: a worker holds each for as long as one does.
+    """
     while len(sums) > 1:
         pairs = [
             # Before further shards, or a worker would hold the sums of all of its own.
@@ -287,16 +302,19 @@ def _sample_start(task: _StartTask) -> _SampleStart:
     n_bytes = store.shape("call_genotype_packed")[1]
     most_bytes = max(config.start_variants // VARIANTS_PER_BYTE, 1)
     columns = plan.evenly_spaced(n_bytes, most_bytes)
-    people = [
-        read_rows(store, rows)[prepared.in_fit[rows.slice]][:, columns]
-        for rows in blocks[plan.evenly_spaced(len(blocks), n_blocks)]
-    ]
+    # Copied, because a view of some columns would keep all of them in memory.
+    people = np.concatenate(
+        [
+            read_rows(store, rows)[prepared.in_fit[rows.slice]][:, columns].copy()
+            for rows in blocks[plan.evenly_spaced(len(blocks), n_blocks)]
+        ]
+    )
     # Variants beyond the last are missing in everybody: any frequency will do.
     filling = n_bytes * VARIANTS_PER_BYTE - prepared.n_variants
     frequency = np.pad(store.read("variant_frequency"), (0, filling))
     frequency = frequency.reshape(n_bytes, VARIANTS_PER_BYTE)[columns].ravel()
     values: StartingValues = spectral_start(
-        np.concatenate(people),
+        people,
         frequency,
         config.n_populations,
         seed=task.seed,
@@ -311,13 +329,15 @@ def _extend_shard(
     """Q of a shard's people from the sample's P, and the statistics of all of P."""
     shard = load_shard(task.key, task.cache_bytes, upcoming)
     n_bytes = -(-task.n_variants // VARIANTS_PER_BYTE)
-    sampled = np.asarray(shard.packed[:, : n_bytes : start.byte_stride])
+    # On a CPU the array is a view of the shard, of which only the sample is copied.
+    sampled = np.asarray(shard.packed)[:, : n_bytes : start.byte_stride]
     packed = jnp.asarray(pad_shard(sampled, shard.tile))
     tiles = tile_variants(jnp.asarray(start.frequencies), shard.tile.width)
     k = start.frequencies.shape[0]
     ancestry = jnp.full((packed.shape[0], k), 1 / k, jnp.float32)
     for _ in range(EXTENSION_STEPS):
         ancestry = relax_ancestry(packed, ancestry, tiles, tile=shard.tile).ancestry
+    del packed
     return _frequency_sums(shard, ancestry, np.load(frequencies), 0.0)
 
 
@@ -340,12 +360,11 @@ def _frequency_sums(
 ) -> _Sums:
     tiles = tile_variants(jnp.asarray(frequencies), shard.tile.width)
     statistics = frequency_statistics(shard.packed, ancestry, tiles, tile=shard.tile)
-    n_variants = frequencies.shape[1]
     return _Sums(
         np.asarray(ancestry[: shard.n_people]),
         log_likelihood,
-        np.asarray(untile_variants(statistics.gradient, n_variants)),
-        np.asarray(untile_variants(statistics.hessian, n_variants)),
+        np.asarray(statistics.gradient),
+        np.asarray(statistics.hessian),
     )
 
 
@@ -360,9 +379,41 @@ def _add(left: _Sums, right: _Sums) -> _Sums:
 
 def _step_frequencies(sums: _Sums, frequencies: Path) -> tuple[Any, ...]:
     """Q after the round, P after its step, and the log-likelihood before both."""
-    stepped = newton_frequencies(
-        jnp.asarray(np.load(frequencies)),
-        jnp.asarray(sums.gradient),
-        jnp.asarray(sums.hessian),
+    p = np.load(frequencies)
+    n_tiles, _, _, width = sums.gradient.shape
+    n_variants = VARIANTS_PER_BYTE * width * min(n_tiles, _STEP_TILES)
+    stepped = [
+        _step_variants(
+            p[:, start : start + n_variants],
+            sums.gradient[tile : tile + _STEP_TILES],
+            sums.hessian[tile : tile + _STEP_TILES],
+            n_variants,
+        )
+        for tile, start in zip(
+            range(0, n_tiles, _STEP_TILES),
+            range(0, p.shape[1], n_variants),
+            strict=True,
+        )
+    ]
+    return sums.ancestry, np.concatenate(stepped, axis=1), sums.log_likelihood
+
+
+def _step_variants(
+    frequencies: FloatArray, gradient: FloatArray, hessian: FloatArray, n_padded: int
+) -> FloatArray:
+    """Step of some variants, padded with others so that one shape is compiled."""
+    filling = n_padded - frequencies.shape[1]
+    padded = np.pad(frequencies, ((0, 0), (0, filling)), constant_values=0.5)
+    first, second = (
+        untile_variants(
+            jnp.asarray(np.pad(tiles, _tile_padding(tiles, n_padded))), n_padded
+        )
+        for tiles in (gradient, hessian)
     )
-    return sums.ancestry, np.asarray(stepped), sums.log_likelihood
+    stepped = newton_frequencies(jnp.asarray(padded), first, second)
+    return np.asarray(stepped)[:, : frequencies.shape[1]]
+
+
+def _tile_padding(tiles: FloatArray, n_padded: int) -> list[tuple[int, int]]:
+    n_tiles = n_padded // (VARIANTS_PER_BYTE * tiles.shape[3])
+    return [(0, n_tiles - tiles.shape[0]), (0, 0), (0, 0), (0, 0)]

@@ -116,7 +116,7 @@ def test_check_budget__names_the_setting_of_a_fit_that_is_too_large():
 def test_describe__has_every_figure():
     lines = dict(budget.describe(plan(limit=700 * MIB), SIZES, 2))
     assert lines["cohort"] == "40,000 people x 100,000 variants"
-    assert lines["shards"] == "20 of at most 2,000 people, 48 MiB packed"
+    assert lines["shards"] == "40 of at most 1,000 people, 24 MiB packed"
     assert set(lines) == {
         "cohort",
         "workers",
