@@ -108,9 +108,10 @@ def apply_model(
     blocks = plan.split_rows(prepared.n_samples, prepared.sample_chunk)
     store.track_blocks(len(blocks))
     stamp = str(attrs.get("stamp", ""))
+    refine = config.newton_steps(bundle.fitted_by(model_path))
     groups = [
         [
-            _GroupTask(prepared.path, model_path, stamp, rows, config.refine)
+            _GroupTask(prepared.path, model_path, stamp, rows, refine)
             for rows in _groups(block, prepared)
         ]
         for block in blocks
@@ -169,7 +170,8 @@ def _lay_out(model_path: Path, prepared: Prepared, path: Path) -> Store:
         schema.ANCESTRY,
         {
             **{name: model.read(name) for name in copied},
-            **{name: source.read(name) for name in ("sample_id", "sample_in_fit")},
+            "sample_id": source.read("sample_id"),
+            "sample_in_fit": prepared.in_fit,
         },
     )
     if "sample_population" in source:

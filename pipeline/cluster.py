@@ -204,6 +204,16 @@ class Cluster:
             options |= {"workers": [worker], "allow_other_workers": True}
         return self.client.submit(function, *args, **options)
 
+    def add(self, function: Callable[[T, T], T], parts: list[Future]) -> Future:
+        """Add neighbours until one sum is left: a tree that their number fixes."""
+        while len(parts) > 1:
+            pairs = [
+                self.submit(function, *parts[i : i + 2])
+                for i in range(0, len(parts) - 1, 2)
+            ]
+            parts = [*pairs, *parts[len(pairs) * 2 :]]
+        return parts[0]
+
     def run_all(self, function: Callable[[T], R], tasks: Sequence[T]) -> Iterator[R]:
         """Run a function on each task, and yield the results as they come."""
         futures = [self.submit(function, task) for task in tasks]

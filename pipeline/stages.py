@@ -13,12 +13,20 @@ from pipeline.apply import apply_model
 from pipeline.bundle import save_model
 from pipeline.cluster import Cluster
 from pipeline.cohort import Cohort, open_cohort
-from pipeline.config import RunConfig
+from pipeline.config import NEURAL, RunConfig
 from pipeline.fit import fit
 from pipeline.ingest import ingest, needs_import
 from pipeline.match import Match, match_variants
 from pipeline.meter import Meter
-from pipeline.prepare import Prepared, fill, lay_out, open_prepared, prepare
+from pipeline.neural import NeuralFit
+from pipeline.prepare import (
+    Prepared,
+    fill,
+    hold_out,
+    lay_out,
+    open_prepared,
+    prepare,
+)
 from pipeline.schema import PREPARED, VARIANT_KEYS
 from pipeline.store import Store, check_genotypes, publish
 from pipeline.train import train
@@ -74,6 +82,10 @@ def fit_model(
     Files of the rounds go beside the store, and are deleted with success.
     """
     rounds = path.with_name("rounds")
+    if config.fit.method == NEURAL:
+        _train_jointly(prepared, path, config, meter, attrs)
+        shutil.rmtree(rounds)
+        return
     with meter.stage("fit"):
         fitted = fit(
             prepared,
@@ -100,6 +112,25 @@ def fit_model(
         )
         save_model(path, prepared, fitted, encoder, attrs)
     shutil.rmtree(rounds)
+
+
+def _train_jointly(
+    prepared: Prepared,
+    path: Path,
+    config: RunConfig,
+    meter: Meter,
+    attrs: dict[str, Any],
+) -> None:
+    """Train encoder and P together: starting values as one stage, then the rest."""
+    training = NeuralFit(
+        prepared, config, meter.cluster, path.with_name("rounds"), attrs["stamp"]
+    )
+    with meter.stage("fit"):
+        training.start()
+    with meter.stage("train"):
+        result = training.train()
+        evaluated = {**attrs, "evaluation": result.evaluation}
+        save_model(path, prepared, result.fitted, result.encoder, evaluated)
 
 
 def prepare_only(
@@ -144,7 +175,7 @@ def fit_only(
         If the prepared store cannot be used, or the output exists.
     """
     check_output(output, "model", overwrite=overwrite)
-    prepared = open_prepared(prepared_path)
+    prepared = hold_out(open_prepared(prepared_path), config.held_out)
     origin = Store.open(prepared_path, "prepared").attrs["cohort_fingerprint"]
     attrs = describe(str(prepared_path), config, provenance_inputs(origin, config))
     with build_beside(output) as folder, cluster as workers:

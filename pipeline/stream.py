@@ -37,11 +37,14 @@ class ShardKey:
         Fingerprint of its contents, so that a store made anew is read anew.
     rows
         The people, of whom those outside the fit are left out.
+    held_out
+        Rows among them that are left out as well.
     """
 
     path: Path
     stamp: str
     rows: Rows
+    held_out: tuple[Rows, ...] = ()
 
 
 class Shard(NamedTuple):
@@ -97,6 +100,8 @@ def read_rows(store: Store, rows: Rows) -> Packed:
 def _read_shard(key: ShardKey) -> Shard:
     store = Store.open(key.path, prepare.KIND)
     in_fit = store.read("sample_in_fit", key.rows.slice)
+    for rows in key.held_out:
+        in_fit[rows.start - key.rows.start : rows.stop - key.rows.start] = False
     packed = read_rows(store, key.rows)[in_fit]
     tile = tile_shape()
     return Shard(jnp.asarray(pad_shard(packed, tile)), len(packed), tile)

@@ -18,7 +18,6 @@ from pipeline.cluster import Cluster
 from pipeline.config import TrainConfig
 from pipeline.fit import FitResult
 from pipeline.minibatch import FittedModel, Slice
-from pipeline.plan import Rows
 from pipeline.prepare import Prepared
 from pipeline.progress import track
 
@@ -84,14 +83,9 @@ def train(
     projector = training.projector(*fitted.point)
     model = FittedModel(folder, stamp, encoder_config)
     model.save(fitted.point, projector)
-    blocks = [
-        rows
-        for rows in plan.split_rows(prepared.n_samples, prepared.unit)
-        if prepared.in_fit[rows.slice].any()
-    ]
     with track("distilling the encoder"):
-        weights = _distil(prepared, model, blocks, cluster, seed)
-    steps = _plan_steps(prepared, blocks, config, seed)
+        weights = distil_encoder(prepared, model, cluster, seed)
+    steps = _plan_steps(prepared, config, seed)
     if steps:
         n_padded = _blocks_per_slice(prepared, config) * prepared.unit
         rate = config.learning_rate
@@ -99,13 +93,11 @@ def train(
     return Encoder(encoder_config, weights, projector)
 
 
-def _distil(
-    prepared: Prepared,
-    model: FittedModel,
-    blocks: list[Rows],
-    cluster: Cluster,
-    seed: int,
+def distil_encoder(
+    prepared: Prepared, model: FittedModel, cluster: Cluster, seed: int
 ) -> training.Weights:
+    """Weights fitted to a model's Q on the features of a sample of its people."""
+    blocks = prepared.blocks_in_fit
     n_blocks = max(MAX_DISTILLATION_PEOPLE // prepared.unit, 1)
     chosen = blocks[plan.evenly_spaced(len(blocks), n_blocks)]
     slices = [
@@ -133,14 +125,17 @@ def _blocks_per_slice(prepared: Prepared, config: TrainConfig) -> int:
 
 
 def _plan_steps(
-    prepared: Prepared, blocks: list[Rows], config: TrainConfig, seed: int
+    prepared: Prepared, config: TrainConfig, seed: int
 ) -> list[list[Slice]]:
     """Slices of every minibatch of every epoch."""
     return [
         [minibatch.cut_slice(prepared, chosen) for chosen in step]
         for epoch in range(config.epochs)
         for step in stream.minibatch_plan(
-            blocks, config.n_slices, _blocks_per_slice(prepared, config), (seed, epoch)
+            prepared.blocks_in_fit,
+            config.n_slices,
+            _blocks_per_slice(prepared, config),
+            (seed, epoch),
         )
     ]
 
