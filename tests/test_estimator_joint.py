@@ -166,7 +166,7 @@ def test_joint_update__steps_raise_the_likelihood_and_keep_the_bounds(case):
         state = joint.joint_update(
             state, gradient, jnp.asarray(step, jnp.int32), schedule=SCHEDULE
         )
-    assert values[-1] > values[0] + 0.1 * abs(values[0])
+    assert values[-1] > values[0] + 400
     assert float(state.frequencies.min()) >= 2**-20
     assert float(state.frequencies.max()) <= 1 - 2**-20
 
