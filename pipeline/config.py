@@ -193,11 +193,11 @@ class NeuralConfig:
         evenly spaced through the cohort. They are projected like everybody.
     """
 
-    epochs: int = 10
+    epochs: int = 20
     batch_size: int = 512
     n_slices: int = 4
     learning_rate: float = 3e-3
-    frequency_rate: float = 0.5
+    frequency_rate: float = 1.0
     held_out: float = 0.05
 
     def __post_init__(self) -> None:

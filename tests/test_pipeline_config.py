@@ -49,7 +49,7 @@ COMPLETE = RunConfig(
         batch_size=32,
         n_slices=2,
         learning_rate=0.5,
-        frequency_rate=1.0,
+        frequency_rate=0.25,
         held_out=0.0,
     ),
     apply=ApplyConfig(refine=0),

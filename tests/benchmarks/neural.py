@@ -33,7 +33,13 @@ def write_subset(source: Path, target: Path, people: Mask) -> Path:
     """Copy some of the people of a cohort to a cohort of their own."""
     keys: dict[str, Any] = {
         name: helpers.read_array(source, name)
-        for name in ("variant_position", "variant_allele", "variant_id")
+        for name in (
+            "contig_id",
+            "variant_contig",
+            "variant_position",
+            "variant_allele",
+            "variant_id",
+        )
     }
     calls = helpers.read_array(source, "call_genotype")[:, people]
     helpers.write_cohort(target, calls, chunks=(1_000, 1_000), **keys)
