@@ -111,9 +111,8 @@ def apply_model(
     store.track_blocks(len(blocks))
     left = store.blocks_left()
     stamp = str(attrs.get("stamp", ""))
-    group_task = partial(
-        _GroupTask, prepared.path, model_path, stamp, refine=config.refine
-    )
+    refine = config.newton_steps(bundle.fitted_by(model_path))
+    group_task = partial(_GroupTask, prepared.path, model_path, stamp, refine=refine)
     with track("applying the model", len(left)) as progress:
         futures = []
         for block in left:
@@ -163,7 +162,8 @@ def _lay_out(model_path: Path, prepared: Prepared, path: Path) -> Store:
         schema.ANCESTRY,
         {
             **{name: model.read(name) for name in copied},
-            **{name: source.read(name) for name in ("sample_id", "sample_in_fit")},
+            "sample_id": source.read("sample_id"),
+            "sample_in_fit": prepared.in_fit,
         },
     )
     if "sample_population" in source:

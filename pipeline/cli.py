@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import click
 
-from pipeline.config import RunConfig, load_config, replace_values
+from pipeline.config import METHODS, RunConfig, load_config, replace_values
 from pipeline.launch import Group, Where, on_workers
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -31,6 +31,11 @@ _overwrite_option = click.option(
 _populations_option = click.option(
     "-k", "n_populations", type=click.IntRange(min=1), help="Number of populations."
 )
+_method_option = click.option(
+    "--method",
+    type=click.Choice(METHODS),
+    help="Maximise the likelihood (default), or train encoder and frequencies alone.",
+)
 
 
 def _restart(function: Command) -> Command:
@@ -44,6 +49,7 @@ def _configure(
     *,
     seed: int | None = None,
     n_populations: int | None = None,
+    method: str | None = None,
     no_qc: bool = False,
     refine: int | None = None,
 ) -> RunConfig:
@@ -53,6 +59,8 @@ def _configure(
         config = replace_values(config, "", seed=seed)
     if n_populations is not None:
         config = replace_values(config, "fit", n_populations=n_populations)
+    if method is not None:
+        config = replace_values(config, "fit", method=method)
     if no_qc:
         config = replace_values(config, "qc", enabled=False)
     if refine is not None:
@@ -76,6 +84,7 @@ def main(verbose: int) -> None:
 @click.argument("cohort")
 @click.option("--output", required=True, type=_PATH, help="Directory for the results.")
 @_populations_option
+@_method_option
 @on_workers
 @_config_option
 @_seed_option
@@ -92,6 +101,7 @@ def run(
     cohort: str,
     output: Path,
     n_populations: int | None,
+    method: str | None,
     where: Where,
     config_path: Path | None,
     seed: int | None,
@@ -105,7 +115,7 @@ def run(
     index.
     """
     config = _configure(
-        config_path, seed=seed, n_populations=n_populations, no_qc=no_qc
+        config_path, seed=seed, n_populations=n_populations, method=method, no_qc=no_qc
     )
     from pipeline import run as runner
 
@@ -177,6 +187,7 @@ def prepare(
 @click.argument("prepared", type=_PATH)
 @click.option("--output", required=True, type=_PATH, help="Model store to make.")
 @_populations_option
+@_method_option
 @on_workers
 @_config_option
 @_seed_option
@@ -185,13 +196,16 @@ def fit(
     prepared: Path,
     output: Path,
     n_populations: int | None,
+    method: str | None,
     where: Where,
     config_path: Path | None,
     seed: int | None,
     **restart: bool,
 ) -> None:
     """Fit the model to a PREPARED store and train its encoder."""
-    config = _configure(config_path, seed=seed, n_populations=n_populations)
+    config = _configure(
+        config_path, seed=seed, n_populations=n_populations, method=method
+    )
     from pipeline import stages
 
     cluster = where.cluster()

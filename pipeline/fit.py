@@ -30,7 +30,7 @@ from estimator.packing import VARIANTS_PER_BYTE
 from estimator.relaxation import newton_frequencies, relax_ancestry
 from estimator.spectral import StartingValues, spectral_start
 from pipeline import checkpoint, plan
-from pipeline.config import FitConfig
+from pipeline.config import LIKELIHOOD, FitConfig
 from pipeline.errors import InputError
 from pipeline.plan import Rows
 from pipeline.prepared import Prepared, open_store
@@ -65,6 +65,8 @@ class FitResult:
         Whether the stopping rule was met.
     data_passes
         Times the genotypes were read from first to last.
+    method
+        What fitted it: "likelihood" or "neural".
     """
 
     point: Point
@@ -72,6 +74,7 @@ class FitResult:
     trace: list[float]
     converged: bool
     data_passes: int
+    method: str = LIKELIHOOD
 
 
 class _Sums(NamedTuple):
@@ -143,14 +146,15 @@ def fit(
     InputError
         If there are fewer people or variants than populations.
     """
-    _check_size(prepared, config)
     tasks = _shard_tasks(prepared, config, stamp)
     n_called = _count_called(prepared)
     fresh = Search(tolerance=config.tolerance * n_called, n_secants=config.n_secants)
     resumed = checkpoint.load_search(folder, fresh)
     if resumed is None:
         search, round_number = fresh, 0
-        point = _starting_point(prepared, config, cluster, tasks, folder, seed)
+        point = starting_point(
+            prepared, config, cluster, folder, seed=seed, stamp=stamp
+        )
         checkpoint.save_point(folder, checkpoint.point_name(0), point)
     else:
         search, round_number = resumed
@@ -203,7 +207,7 @@ def _shard_tasks(prepared: Prepared, config: FitConfig, stamp: str) -> list[_Sha
     before = np.concatenate([[0], np.cumsum(prepared.in_fit)])
     return [
         _ShardTask(
-            ShardKey(prepared.path, stamp, rows),
+            ShardKey(prepared.path, stamp, rows, prepared.held_out_in(rows)),
             Rows(int(before[rows.start]), int(before[rows.stop])),
             prepared.n_variants,
             config.cache_bytes,
@@ -213,15 +217,26 @@ def _shard_tasks(prepared: Prepared, config: FitConfig, stamp: str) -> list[_Sha
     ]
 
 
-def _starting_point(
+def starting_point(
     prepared: Prepared,
     config: FitConfig,
     cluster: Cluster,
-    tasks: list[_ShardTask],
     folder: Path,
+    *,
     seed: int,
+    stamp: str,
 ) -> Point:
-    """Spectral start on a sample, extended to everyone and every variant."""
+    """Spectral start on a sample, extended to everyone and every variant.
+
+    Parameters are those of `fit`.
+
+    Raises
+    ------
+    InputError
+        If there are fewer people or variants than populations.
+    """
+    _check_size(prepared, config)
+    tasks = _shard_tasks(prepared, config, stamp)
     with track("starting values"):
         start = cluster.submit(_sample_start, _StartTask(prepared, config, seed))
         store = open_store(prepared.path)
@@ -279,18 +294,11 @@ def _assign(tasks: list[_ShardTask], cluster: Cluster) -> Iterator[_Assignment]:
 
 
 def _finish_round(cluster: Cluster, sums: list[Future], frequencies: Path) -> Future:
-    """Add neighbours until one sum is left, and take the step for P.
+    """Add the sums, and take the step for P.
 
     Nobody else may refer to the sums: a worker holds each for as long as one does.
     """
-    while len(sums) > 1:
-        pairs = [
-            # Before further shards, or a worker would hold the sums of all of its own.
-            cluster.submit(_add, *sums[i : i + 2], priority=1)
-            for i in range(0, len(sums) - 1, 2)
-        ]
-        sums = [*pairs, *sums[len(pairs) * 2 :]]
-    return cluster.submit(_step_frequencies, sums[0], frequencies)
+    return cluster.submit(_step_frequencies, cluster.add(_add, sums), frequencies)
 
 
 def _sample_start(task: _StartTask) -> _SampleStart:

@@ -61,6 +61,11 @@ class FittedModel:
         checkpoint.save_point(self.folder, _POINT, point)
         np.savez(self._projector_file, **projector._asdict())
 
+    @property
+    def frequencies_path(self) -> Path:
+        """File of P."""
+        return checkpoint.frequencies_path(self.folder, _POINT)
+
     def ancestry(self, rows: npt.NDArray[np.intp]) -> FloatArray:
         """Fitted Q of some of the people in the fit."""
         path = checkpoint.ancestry_path(self.folder, _POINT)
@@ -70,7 +75,7 @@ class FittedModel:
         """P and the first layer on this worker's device, read at most once."""
         if self not in _loaded:
             tile = tile_shape()
-            frequencies = np.load(checkpoint.frequencies_path(self.folder, _POINT))
+            frequencies = np.load(self.frequencies_path)
             projector = training.Projector(**np.load(self._projector_file))
             _loaded.clear()
             stream.release_shards()
@@ -160,9 +165,7 @@ def read_slice(
     ahead = () if upcoming is None else upcoming.blocks
     packed = _reader.read(part.path, part.blocks, ahead)[part.in_fit]
     device = model.on_device()
-    short = max(n_padded - len(packed), 0)
-    filled = np.pad(packed, ((0, short), (0, 0)), constant_values=ALL_MISSING_BYTE)
-    padded = pad_shard(filled, device.tile)
+    padded = pad_people(packed, n_padded, device.tile)
     n_called = count_called(padded).astype(np.float32)
     genotypes = jnp.asarray(padded)
     called = jnp.asarray(n_called)
@@ -172,6 +175,13 @@ def read_slice(
         device.features(genotypes, called),
         jnp.asarray(pad_ancestry(model.ancestry(part.fit_rows), len(padded))),
     )
+
+
+def pad_people(packed: stream.Packed, n_padded: int, tile: TileShape) -> stream.Packed:
+    """Fill people up with missing to ``n_padded``, and both axes to whole tiles."""
+    short = max(n_padded - len(packed), 0)
+    filled = np.pad(packed, ((0, short), (0, 0)), constant_values=ALL_MISSING_BYTE)
+    return pad_shard(filled, tile)
 
 
 # One reader a worker process: it holds the chunks that were read ahead.

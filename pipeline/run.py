@@ -23,7 +23,7 @@ from pipeline.errors import InputError
 from pipeline.ingest import needs_import
 from pipeline.meter import Meter
 from pipeline.prepare import prepare
-from pipeline.prepared import open_prepared
+from pipeline.prepared import hold_out, open_prepared
 from pipeline.report import write_report
 from pipeline.store import Store
 from pipeline.tasks import Cluster
@@ -158,7 +158,7 @@ def _run_stages(
     if not workspace.is_built("prepared.zarr"):
         with meter.stage("prepare"):
             prepare(cohort, paths["prepared.zarr"], config.qc, meter.cluster, attrs)
-    prepared = open_prepared(paths["prepared.zarr"])
+    prepared = hold_out(open_prepared(paths["prepared.zarr"]), config.held_out)
     if not workspace.is_built("model.zarr"):
         stages.fit_model(prepared, paths["model.zarr"], config, meter, attrs)
     if not workspace.is_built("ancestry.zarr"):
@@ -175,8 +175,9 @@ def _run_stages(
 
 def _fit_figures(model_path: Path) -> dict[str, Any]:
     model = Store.open(model_path, "model").attrs
-    copied = ("qc_steps", "log_likelihood_trace", "converged", "data_passes")
-    return {name: model[name] for name in copied}
+    copied = ("qc_steps", "log_likelihood_trace", "converged", "data_passes", "method")
+    evaluation = {k: v for k, v in model.items() if k == "evaluation"}
+    return {**{name: model[name] for name in copied}, **evaluation}
 
 
 def _summarise(
@@ -187,6 +188,7 @@ def _summarise(
     found = store.attrs
     n_samples, n_populations = store.shape("sample_ancestry_proportion")
     return {
+        "method": found["method"],
         "log_likelihood": found["log_likelihood"],
         "observed_genotypes": found["observed_genotypes"],
         "data_passes": found["data_passes"],
@@ -199,6 +201,7 @@ def _summarise(
         "encoder_rmse": found["encoder_rmse"],
         "qc_steps": found["qc_steps"],
         "log_likelihood_trace": found["log_likelihood_trace"],
+        **{name: found[name] for name in ("evaluation",) if name in found},
         "stages": meter.records,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **attrs,

@@ -14,14 +14,15 @@ from pipeline import budget, provenance
 from pipeline.apply import apply_model
 from pipeline.bundle import save_model
 from pipeline.cohort import Cohort, open_cohort
-from pipeline.config import FitConfig, RunConfig
+from pipeline.config import NEURAL, FitConfig, RunConfig
 from pipeline.errors import InputError
 from pipeline.fit import fit
 from pipeline.ingest import ingest, needs_import, source_digest
 from pipeline.match import Match, match_variants
 from pipeline.meter import Meter
+from pipeline.neural import NeuralFit
 from pipeline.prepare import fill, lay_out, prepare
-from pipeline.prepared import Prepared, open_prepared
+from pipeline.prepared import Prepared, hold_out, open_prepared
 from pipeline.schema import PREPARED, VARIANT_KEYS
 from pipeline.store import Store, check_genotypes
 from pipeline.tasks import Cluster
@@ -112,6 +113,10 @@ def fit_model(
     Files of the rounds go beside the store, and are deleted with success.
     """
     rounds = path.with_name("rounds")
+    if config.fit.method == NEURAL:
+        _train_jointly(prepared, path, config, meter, attrs)
+        shutil.rmtree(rounds)
+        return
     with meter.stage("fit"):
         fitted = fit(
             prepared,
@@ -138,6 +143,25 @@ def fit_model(
         )
         save_model(path, prepared, fitted, encoder, attrs)
     shutil.rmtree(rounds)
+
+
+def _train_jointly(
+    prepared: Prepared,
+    path: Path,
+    config: RunConfig,
+    meter: Meter,
+    attrs: dict[str, Any],
+) -> None:
+    """Train encoder and P together: starting values as one stage, then the rest."""
+    training = NeuralFit(
+        prepared, config, meter.cluster, path.with_name("rounds"), attrs["stamp"]
+    )
+    with meter.stage("fit"):
+        training.start()
+    with meter.stage("train"):
+        result = training.train()
+        evaluated = {**attrs, "evaluation": result.evaluation}
+        save_model(path, prepared, result.fitted, result.encoder, evaluated)
 
 
 def prepare_only(
@@ -188,7 +212,7 @@ def fit_only(
     """
     name = "model.zarr"
     options = {"resume": resume, "overwrite": overwrite}
-    prepared = open_prepared(prepared_path)
+    prepared = hold_out(open_prepared(prepared_path), config.held_out)
     origin = Store.open(prepared_path, "prepared").attrs
     inputs = provenance_inputs(origin["cohort_fingerprint"], config)
     inputs["prepared"] = origin["stamp"]

@@ -42,11 +42,14 @@ class ShardKey:
         Fingerprint of its contents, so that a store made anew is read anew.
     rows
         The people, of whom those outside the fit are left out.
+    held_out
+        Rows among them that are left out as well.
     """
 
     path: Path
     stamp: str
     rows: Rows
+    held_out: tuple[Rows, ...] = ()
 
 
 class Shard(NamedTuple):
@@ -139,6 +142,8 @@ def _read_shard(key: ShardKey) -> Shard:
     """Read a shard some chunks at a time into the memory that the device will use."""
     store = open_store(key.path)
     in_fit = store.read("sample_in_fit", key.rows.slice)
+    for rows in key.held_out:
+        in_fit[rows.start - key.rows.start : rows.stop - key.rows.start] = False
     tile = tile_shape()
     n_people = int(np.count_nonzero(in_fit))
     n_bytes = store.shape("call_genotype_packed")[1]

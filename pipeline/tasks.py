@@ -86,6 +86,17 @@ class Cluster:
             options |= {"workers": [worker], "allow_other_workers": True}
         return self.client.submit(function, *args, **options)
 
+    def add(self, function: Callable[[T, T], T], parts: list[Future]) -> Future:
+        """Add neighbours until one sum is left: a tree that their number fixes."""
+        while len(parts) > 1:
+            pairs = [
+                # Before other tasks, or a worker would hold all of its own parts.
+                self.submit(function, *parts[i : i + 2], priority=1)
+                for i in range(0, len(parts) - 1, 2)
+            ]
+            parts = [*pairs, *parts[len(pairs) * 2 :]]
+        return parts[0]
+
     def result(self, future: Future) -> Any:
         """Result of a task, waited for as long as some worker is at work.
 
