@@ -20,11 +20,12 @@ from estimator.config import AncestryEstimatorConfig
 from estimator.joint import JointSchedule, add_gradients
 from pipeline import joint, minibatch, provenance, stream, train
 from pipeline.config import NEURAL, NeuralConfig, RunConfig
-from pipeline.fit import PASSES_BEFORE_ROUNDS, FitResult, starting_point
+from pipeline.fit import PASSES_BEFORE_ROUNDS, FitResult
 from pipeline.joint import Evaluated, JointFiles, Version
 from pipeline.minibatch import FittedModel, Slice
 from pipeline.prepared import Prepared
 from pipeline.progress import track
+from pipeline.start import starting_point
 from pipeline.tasks import Cluster
 from pipeline.train import Encoder
 
