@@ -76,12 +76,19 @@ class Cluster:
     ) -> Future:
         """Run a function on some worker, on a usual one if it is named.
 
-        Of the tasks that a worker could begin, those of higher priority go first.
+        Of the tasks that a worker could begin, those of higher priority go first, and
+        of these the one submitted first.
 
         The name is a preference, which keeps a shard with the worker that has it in
         memory; another worker takes over if that one is gone or busy.
         """
-        options: dict[str, Any] = {"pure": False, "priority": priority}
+        options: dict[str, Any] = {
+            "pure": False,
+            "priority": priority,
+            # What is submitted within dask's own tenth of a second would go in any
+            # order, and a shard that was read ahead be wanted last.
+            "fifo_timeout": 0,
+        }
         if worker is not None:
             options |= {"workers": [worker], "allow_other_workers": True}
         return self.client.submit(function, *args, **options)
