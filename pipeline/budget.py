@@ -18,9 +18,9 @@ FLOAT_BYTES = 4
 # Resident memory of a worker that has loaded its libraries, and of the driver.
 WORKER_BYTES = 190 * MIB
 DRIVER_BYTES = 490 * MIB
-# What compiling the kernels of the fit takes, and those of training and applying.
-FIT_KERNEL_BYTES = 200 * MIB
-ENCODER_KERNEL_BYTES = 260 * MIB
+# What the compiled kernels of the fit take, and those of training and applying.
+FIT_KERNEL_BYTES = 250 * MIB
+ENCODER_KERNEL_BYTES = 300 * MIB
 # A variant's keys and counts, and a person's id, as the driver holds them.
 VARIANT_BYTES = 600
 PERSON_BYTES = 200
@@ -178,8 +178,7 @@ def _encoder_bytes(sizes: Sizes, config: RunConfig, n_people: int) -> int:
     """Memory of a worker that encodes some people at a time."""
     genotypes = 4 * n_people * packed_width(sizes.n_variants)
     model = 4 * FLOAT_BYTES * config.fit.n_populations * sizes.n_variants
-    kernels = FIT_KERNEL_BYTES + ENCODER_KERNEL_BYTES - FIT_KERNEL_BYTES // 2
-    return WORKER_BYTES + kernels + genotypes + model
+    return WORKER_BYTES + ENCODER_KERNEL_BYTES + genotypes + model
 
 
 def check_budget(
