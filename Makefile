@@ -35,6 +35,7 @@ lint: venv
 
 bench: venv
 	$(BIN)/python -m tests.benchmarks
+	$(BIN)/python -m tests.benchmarks.scaling
 
 clean:
 	rm -rf .venv $(DEMO_OUTPUT) *.egg-info

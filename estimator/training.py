@@ -73,14 +73,27 @@ def projector(
         Fitted P, shape (populations, variants), inside (0, 1).
     """
     q = ancestry.astype(np.float64)
+    return projector_of_moments(q.mean(axis=0), q.std(axis=0), frequencies)
+
+
+def projector_of_moments(
+    mean: npt.NDArray[np.float64],
+    spread: npt.NDArray[np.float64],
+    frequencies: npt.NDArray[np.float32],
+) -> Projector:
+    """Least-squares projector from the mean and standard deviation of Q over people.
+
+    With both kept and P moved along a mixture of populations, the features mix the
+    same way: an encoder goes on from where it was.
+    """
     p = frequencies.astype(np.float64)
-    centre = q.mean(axis=0) @ p
+    centre = mean @ p
     weighted = p / (centre * (1 - centre))
     gram = weighted @ p.T
     # Populations that coincide make the Gram matrix singular.
     ridge = 1e-9 * np.trace(gram) * np.eye(len(gram))
-    spread = np.maximum(q.std(axis=0), 1e-3)
-    factor = np.linalg.solve(gram + ridge, weighted) / spread[:, None]
+    scale = np.maximum(spread, 1e-3)[:, None]
+    factor = np.linalg.solve(gram + ridge, weighted) / scale
     return Projector(factor.astype(np.float32), centre.astype(np.float32))
 
 

@@ -18,7 +18,7 @@ from estimator import training
 from estimator.likelihood import pad_shard, tile_shape
 from estimator.packing import count_called
 from estimator.projection import project_ancestry
-from pipeline import bundle, plan, schema
+from pipeline import bundle, plan, schema, stream
 from pipeline.config import ApplyConfig
 from pipeline.errors import InputError
 from pipeline.location import Location
@@ -111,9 +111,8 @@ def apply_model(
     store.track_blocks(len(blocks))
     left = store.blocks_left()
     stamp = str(attrs.get("stamp", ""))
-    group_task = partial(
-        _GroupTask, prepared.path, model_path, stamp, refine=config.refine
-    )
+    refine = config.newton_steps(bundle.fitted_by(model_path))
+    group_task = partial(_GroupTask, prepared.path, model_path, stamp, refine=refine)
     with track("applying the model", len(left)) as progress:
         futures = []
         for block in left:
@@ -163,7 +162,8 @@ def _lay_out(model_path: Location, prepared: Prepared, path: Location) -> Store:
         schema.ANCESTRY,
         {
             **{name: model.read(name) for name in copied},
-            **{name: source.read(name) for name in ("sample_id", "sample_in_fit")},
+            "sample_id": source.read("sample_id"),
+            "sample_in_fit": prepared.in_fit,
         },
     )
     if "sample_population" in source:
@@ -202,6 +202,7 @@ def _load(task: _GroupTask) -> _Loaded:
         projector = model.encoder.projector
         device = lay_out_model(model.frequencies, projector, tile_shape())
         _loaded.clear()
+        stream.release_shards()
         _loaded[key] = _Loaded(model.encoder, device)
     return _loaded[key]
 

@@ -71,10 +71,16 @@ def save_model(
         log_likelihood_trace=fitted.trace,
         converged=fitted.converged,
         data_passes=fitted.data_passes,
+        method=fitted.method,
         qc_steps=source.attrs["qc_steps"],
         **attrs,
     )
     store.finish()
+
+
+def fitted_by(path: Location) -> str:
+    """The method that a model was fitted by."""
+    return Store.open(path, KIND).attrs["method"]
 
 
 def load_model(path: Location) -> Model:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import click
 
 from pipeline import publication
-from pipeline.config import RunConfig, load_config, replace_values
+from pipeline.config import METHODS, RunConfig, load_config, replace_values
 from pipeline.launch import Group, Where, on_workers
 from pipeline.location import Location, locate
 
@@ -48,6 +48,11 @@ _overwrite_option = click.option(
 _populations_option = click.option(
     "-k", "n_populations", type=click.IntRange(min=1), help="Number of populations."
 )
+_method_option = click.option(
+    "--method",
+    type=click.Choice(METHODS),
+    help="Maximise the likelihood (default), or train encoder and frequencies alone.",
+)
 
 
 def _restart(function: Command) -> Command:
@@ -61,6 +66,7 @@ def _configure(
     *,
     seed: int | None = None,
     n_populations: int | None = None,
+    method: str | None = None,
     no_qc: bool = False,
     refine: int | None = None,
 ) -> RunConfig:
@@ -70,6 +76,8 @@ def _configure(
         config = replace_values(config, "", seed=seed)
     if n_populations is not None:
         config = replace_values(config, "fit", n_populations=n_populations)
+    if method is not None:
+        config = replace_values(config, "fit", method=method)
     if no_qc:
         config = replace_values(config, "qc", enabled=False)
     if refine is not None:
@@ -95,21 +103,29 @@ def main(verbose: int) -> None:
     "--output", required=True, type=_LOCATION, help="Directory for the results."
 )
 @_populations_option
+@_method_option
 @on_workers
 @_config_option
 @_seed_option
 @click.option(
     "--no-qc", is_flag=True, help="Keep every biallelic variant and every person."
 )
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Print what the run would need, and whether it fits; write nothing.",
+)
 @_restart
 def run(
     cohort: str,
     output: Location,
     n_populations: int | None,
+    method: str | None,
     where: Where,
     config_path: Path | None,
     seed: int | None,
     no_qc: bool,
+    dry_run: bool,
     **restart: bool,
 ) -> None:
     """Estimate the ancestry of everybody in COHORT.
@@ -118,10 +134,15 @@ def run(
     index.
     """
     config = _configure(
-        config_path, seed=seed, n_populations=n_populations, no_qc=no_qc
+        config_path, seed=seed, n_populations=n_populations, method=method, no_qc=no_qc
     )
     from pipeline import run as runner
 
+    if dry_run:
+        lines = runner.plan_run(cohort, output, config, where.cluster())
+        for name, value in lines:
+            click.echo(f"{name:20}  {value}")
+        return
     result = runner.run(cohort, output, config, where.cluster(), **restart)
     _print_result(result.summary, output)
 
@@ -185,6 +206,7 @@ def prepare(
 @click.argument("prepared", type=_LOCATION)
 @click.option("--output", required=True, type=_LOCATION, help="Model store to make.")
 @_populations_option
+@_method_option
 @on_workers
 @_config_option
 @_seed_option
@@ -193,13 +215,16 @@ def fit(
     prepared: Location,
     output: Location,
     n_populations: int | None,
+    method: str | None,
     where: Where,
     config_path: Path | None,
     seed: int | None,
     **restart: bool,
 ) -> None:
     """Fit the model to a PREPARED store and train its encoder."""
-    config = _configure(config_path, seed=seed, n_populations=n_populations)
+    config = _configure(
+        config_path, seed=seed, n_populations=n_populations, method=method
+    )
     from pipeline import stages
 
     cluster = where.cluster()

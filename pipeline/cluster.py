@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import dask
+import dask.utils
 import distributed
 from distributed import Client, Nanny, Scheduler, SpecCluster, WorkerPlugin
 
@@ -94,8 +95,18 @@ class _PatientScheduler:
 
 
 @contextlib.contextmanager
-def local_cluster(specs: Sequence[WorkerSpec]) -> Iterator[Cluster]:
+def local_cluster(
+    specs: Sequence[WorkerSpec], memory_limit: int | None = None
+) -> Iterator[Cluster]:
     """Start a cluster on this machine, on loopback, and stop it afterwards.
+
+    Parameters
+    ----------
+    specs
+        The workers.
+    memory_limit
+        Bytes that each may use before it is killed, by default its share of the
+        machine's memory.
 
     Raises
     ------
@@ -105,8 +116,8 @@ def local_cluster(specs: Sequence[WorkerSpec]) -> Iterator[Cluster]:
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     with (
         tempfile.TemporaryDirectory(prefix="streamixture-") as scratch,
-        dask.config.set({"distributed.scheduler.worker-ttl": SILENCE_TIMEOUT}),
-        _start(specs, scratch) as started,
+        dask.config.set(_settings(specs)),
+        _start(specs, scratch, memory_limit or "auto") as started,
         Client(started) as client,
     ):
         try:
@@ -120,14 +131,46 @@ def local_cluster(specs: Sequence[WorkerSpec]) -> Iterator[Cluster]:
             yield cluster
 
 
+def parse_memory(text: str) -> int:
+    """Bytes that a text such as 700MiB or 4GB stands for.
+
+    Raises
+    ------
+    InputError
+        If it stands for none.
+    """
+    try:
+        return int(dask.utils.parse_bytes(text))
+    except ValueError:
+        raise InputError(
+            f"{text} is no amount of memory; give --worker-memory as in 700MiB"
+        ) from None
+
+
+def _settings(specs: Sequence[WorkerSpec]) -> dict[str, Any]:
+    """Dask's settings for a local cluster."""
+    # The plan keeps workers within their memory. One that fills up all the same would
+    # wait for memory that its own task holds, if it paused.
+    memory = {"target": False, "spill": False, "pause": False, "terminate": 1.0}
+    return {
+        "distributed.scheduler.worker-ttl": SILENCE_TIMEOUT,
+        # The C library reads its own before a nanny could set them.
+        "distributed.nanny.pre-spawn-environ": specs[0].environment if specs else {},
+        **{f"distributed.worker.memory.{key}": value for key, value in memory.items()},
+    }
+
+
 @contextlib.contextmanager
-def _start(specs: Sequence[WorkerSpec], scratch: str) -> Iterator[SpecCluster]:
+def _start(
+    specs: Sequence[WorkerSpec], scratch: str, memory_limit: int | str
+) -> Iterator[SpecCluster]:
     nannies = {
         spec.name: {
             "cls": Nanny,
             "options": {
                 "nthreads": 1,
                 "env": spec.environment,
+                "memory_limit": memory_limit,
                 "host": LOOPBACK,
                 "dashboard_address": _HTTP,
                 "local_directory": scratch,

@@ -80,12 +80,19 @@ def _require_positive(section: str, **values: float) -> None:
         _require(right, f"{section}.{name} is {value}; it must be positive")
 
 
+LIKELIHOOD, NEURAL = "likelihood", "neural"
+METHODS = (LIKELIHOOD, NEURAL)
+
+
 @dataclass(frozen=True)
 class FitConfig:
     """How the ADMIXTURE model is fitted.
 
     Attributes
     ----------
+    method
+        "likelihood" maximises the likelihood, then trains the encoder. "neural"
+        trains encoder and P together from the starting values, as [neural] says.
     n_populations
         K, the number of ancestral populations.
     tolerance
@@ -104,18 +111,24 @@ class FitConfig:
         beyond that are read from the prepared store every round. 0 keeps none.
     """
 
+    method: str = LIKELIHOOD
     n_populations: int = 5
     tolerance: float = 3e-10
     max_rounds: int = 1_000
     n_secants: int = 3
-    shard_people: int = 2_048
+    shard_people: int = 1_024
     shard_bytes: int = 128 * 2**20
     start_people: int = 4_096
     start_variants: int = 50_000
     cache_bytes: int = 4 * 2**30
 
     def __post_init__(self) -> None:
+        _require(
+            self.method in METHODS,
+            f"fit.method is {self.method!r}; it must be one of {', '.join(METHODS)}",
+        )
         fields = dataclasses.asdict(self)
+        del fields["method"]
         _require(self.cache_bytes >= 0, "fit.cache_bytes must not be negative")
         del fields["cache_bytes"]
         _require_positive("fit", **fields)
@@ -157,6 +170,52 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class NeuralConfig:
+    """How `fit.method = "neural"` trains encoder and P together.
+
+    The encoder's layers are `train.hidden_dims`; nothing else of [train] is used.
+
+    Attributes
+    ----------
+    epochs
+        Times that the people stream past.
+    batch_size
+        People in a minibatch, over all its slices.
+    n_slices
+        Parts of a minibatch whose gradients are computed side by side.
+    learning_rate
+        Adam's step for the encoder at the start of its cosine decay.
+    frequency_rate
+        Step of P's natural gradient over an epoch's minibatches together, at the
+        start of its cosine decay, in (0, 1].
+    held_out
+        Share of the people kept out of the training, in [0, 0.5], in whole chunks
+        evenly spaced through the cohort. They are projected like everybody.
+    """
+
+    epochs: int = 20
+    batch_size: int = 512
+    n_slices: int = 4
+    learning_rate: float = 3e-3
+    frequency_rate: float = 1.0
+    held_out: float = 0.05
+
+    def __post_init__(self) -> None:
+        fields = dataclasses.asdict(self)
+        del fields["held_out"]
+        _require_positive("neural", **fields)
+        _require_fraction("neural", frequency_rate=self.frequency_rate)
+        _require(
+            0 <= self.held_out <= 0.5,
+            f"neural.held_out is {self.held_out}; it must be in [0, 0.5]",
+        )
+
+
+# Newton steps after the encoder, where the configuration leaves them to the method.
+_NEWTON_STEPS = {LIKELIHOOD: 8, NEURAL: 0}
+
+
+@dataclass(frozen=True)
 class ApplyConfig:
     """How a fitted model is applied.
 
@@ -165,12 +224,21 @@ class ApplyConfig:
     refine
         Newton steps after the encoder; 0 gives the encoder's answer alone. From the
         encoder, three reach the maximum of the likelihood in nearly every person.
+        -1 leaves it to the method that fitted the model: 8 for "likelihood", and 0
+        for "neural", whose answer is the encoder's.
     """
 
-    refine: int = 8
+    refine: int = -1
 
     def __post_init__(self) -> None:
-        _require(self.refine >= 0, f"apply.refine is {self.refine}; it must be >= 0")
+        _require(
+            self.refine >= -1,
+            f"apply.refine is {self.refine}; it must be >= 0, or -1 for the method's",
+        )
+
+    def newton_steps(self, method: str) -> int:
+        """Steps for a model that was fitted by some method."""
+        return _NEWTON_STEPS[method] if self.refine == -1 else self.refine
 
 
 @dataclass(frozen=True)
@@ -181,6 +249,7 @@ class RunConfig:
     qc: QCConfig = field(default_factory=QCConfig)
     fit: FitConfig = field(default_factory=FitConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    neural: NeuralConfig = field(default_factory=NeuralConfig)
     apply: ApplyConfig = field(default_factory=ApplyConfig)
 
     def __post_init__(self) -> None:
@@ -188,6 +257,11 @@ class RunConfig:
             0 <= self.seed < 2**32,
             f"seed is {self.seed}; it must be in [0, 4294967295]",
         )
+
+    @property
+    def held_out(self) -> float:
+        """Share of the people kept out of the fit."""
+        return self.neural.held_out if self.fit.method == NEURAL else 0.0
 
     def as_json(self) -> dict[str, Any]:
         """The configuration as JSON values."""

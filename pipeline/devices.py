@@ -28,6 +28,13 @@ _SINGLE_THREADED = (
     "NUMBA_NUM_THREADS",
 )
 _GPU_QUERY_SECONDS = 20
+# One heap, and blocks of a MiB or more apart from it, so that both can be given back:
+# the C library's own threshold rises to 32 MiB as blocks are freed.
+_ALLOCATOR = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": "1048576",
+    "MALLOC_TRIM_THRESHOLD_": "1048576",
+}
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,7 @@ def worker_environment(gpu_id: str | None) -> dict[str, str]:
         "JAX_COMPILATION_CACHE_DIR": compilation_cache(),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
         **dict.fromkeys(_SINGLE_THREADED, "1"),
+        **_ALLOCATOR,
     }
     if gpu_id is None:
         return {

@@ -1,47 +1,21 @@
 """Fit Q and P in rounds over the shards of a prepared store.
 
-A round evaluates one point: each shard's task reads the point's files, takes a Newton
-step for the Q of its people and sums the statistics of P at it; sums are added in a
-fixed tree, and the last task takes the Newton step for P. The driver then chooses the
-next point (`estimator.acceleration`) and writes its files, which are the checkpoint.
+A round evaluates one point (`rounds`), from the starting values on (`start`). The
+driver then chooses the next point (`estimator.acceleration`) and writes its files,
+which are the checkpoint.
 """
 
-import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import numpy.typing as npt
-
-from estimator.acceleration import Evaluation, Point, Search, advance, propose
-from estimator.likelihood import (
-    frequency_statistics,
-    pad_ancestry,
-    pad_shard,
-    tile_shape,
-    tile_variants,
-    untile_variants,
-)
-from estimator.packing import VARIANTS_PER_BYTE
-from estimator.relaxation import newton_frequencies, relax_ancestry
-from estimator.spectral import StartingValues, spectral_start
-from pipeline import checkpoint, plan
-from pipeline.config import FitConfig
-from pipeline.errors import InputError
+from estimator.acceleration import Point, Search, advance, propose
+from pipeline import checkpoint, rounds
+from pipeline.config import LIKELIHOOD, FitConfig
 from pipeline.location import Location
-from pipeline.plan import Rows
 from pipeline.prepared import Prepared, open_store
 from pipeline.progress import track
-from pipeline.stream import Shard, ShardKey, load_shard, read_rows
-from pipeline.tasks import Cluster, Future
+from pipeline.start import starting_point
+from pipeline.tasks import Cluster
 
-FloatArray = npt.NDArray[np.float32]
-
-# Newton steps for the Q of everybody, given P of the start's variants, from 1/K.
-EXTENSION_STEPS = 2
 # Reads of the whole data before the first round: the start's sample and its extension.
 PASSES_BEFORE_ROUNDS = 2
 
@@ -62,6 +36,8 @@ class FitResult:
         Whether the stopping rule was met.
     data_passes
         Times the genotypes were read from first to last.
+    method
+        What fitted it: "likelihood" or "neural".
     """
 
     point: Point
@@ -69,41 +45,7 @@ class FitResult:
     trace: list[float]
     converged: bool
     data_passes: int
-
-
-class _Sums(NamedTuple):
-    """What a shard returns, and what sums of shards are; arrays on the host."""
-
-    ancestry: FloatArray
-    log_likelihood: float
-    gradient: FloatArray
-    hessian: FloatArray
-
-
-@dataclass(frozen=True)
-class _ShardTask:
-    key: ShardKey
-    fit_rows: Rows  # of the people in the fit
-    n_variants: int
-    cache_bytes: int
-
-
-@dataclass(frozen=True)
-class _StartTask:
-    prepared: Prepared
-    config: FitConfig
-    seed: int
-
-
-class _Assignment(NamedTuple):
-    task: _ShardTask
-    upcoming: ShardKey | None
-    worker: str | None
-
-
-class _SampleStart(NamedTuple):
-    frequencies: FloatArray  # of the variants of the bytes chosen
-    byte_stride: int
+    method: str = LIKELIHOOD
 
 
 def fit(
@@ -137,21 +79,22 @@ def fit(
     InputError
         If there are fewer people or variants than populations.
     """
-    _check_size(prepared, config)
-    tasks = _shard_tasks(prepared, config, stamp)
+    tasks = rounds.shard_tasks(prepared, config, stamp)
     n_called = _count_called(prepared)
     fresh = Search(tolerance=config.tolerance * n_called, n_secants=config.n_secants)
     resumed = checkpoint.load_search(folder, fresh)
     if resumed is None:
         search, round_number = fresh, 0
-        point = _starting_point(prepared, config, cluster, tasks, folder, seed)
+        point = starting_point(
+            prepared, config, cluster, folder, seed=seed, stamp=stamp
+        )
         checkpoint.save_point(folder, checkpoint.point_name(0), point)
     else:
         search, round_number = resumed
         point = checkpoint.load_point(folder, checkpoint.point_name(round_number))
     with track("fitting") as progress:
         while not search.converged and round_number < config.max_rounds:
-            evaluation = _evaluate(cluster, tasks, folder, round_number, point)
+            evaluation = rounds.evaluate(cluster, tasks, folder, round_number, point)
             search = advance(search, evaluation)
             point = propose(search)
             checkpoint.save_search(folder, search, evaluation, point)
@@ -168,209 +111,6 @@ def fit(
     )
 
 
-def _check_size(prepared: Prepared, config: FitConfig) -> None:
-    k = config.n_populations
-    for count, what in (
-        (prepared.n_in_fit, "people"),
-        (prepared.n_variants, "variants"),
-    ):
-        if k > count:
-            raise InputError(
-                f"{prepared.source}: {k} populations need at least as many {what}, and "
-                f"{count} passed quality control; lower -k or relax [qc]"
-            )
-
-
 def _count_called(prepared: Prepared) -> int:
     store = open_store(prepared.path)
     return int(store.read("sample_n_called")[prepared.in_fit].sum())
-
-
-def _shard_tasks(prepared: Prepared, config: FitConfig, stamp: str) -> list[_ShardTask]:
-    shards = plan.plan_shards(
-        prepared.n_samples,
-        prepared.n_variants,
-        prepared.unit,
-        max_people=config.shard_people,
-        max_bytes=config.shard_bytes,
-    )
-    before = np.concatenate([[0], np.cumsum(prepared.in_fit)])
-    return [
-        _ShardTask(
-            ShardKey(prepared.path, stamp, rows),
-            Rows(int(before[rows.start]), int(before[rows.stop])),
-            prepared.n_variants,
-            config.cache_bytes,
-        )
-        for rows in shards
-        if before[rows.stop] > before[rows.start]
-    ]
-
-
-def _starting_point(
-    prepared: Prepared,
-    config: FitConfig,
-    cluster: Cluster,
-    tasks: list[_ShardTask],
-    folder: Location,
-    seed: int,
-) -> Point:
-    """Spectral start on a sample, extended to everyone and every variant."""
-    with track("starting values"):
-        start = cluster.submit(_sample_start, _StartTask(prepared, config, seed))
-        store = open_store(prepared.path)
-        frequency = store.read("variant_frequency").astype(np.float32)
-        pooled = np.repeat(frequency[None], config.n_populations, axis=0)
-        name = "start"
-        no_ancestry = np.empty((0, config.n_populations), np.float32)
-        checkpoint.save_point(folder, name, Point(no_ancestry, pooled))
-        path = checkpoint.frequencies_path(folder, name)
-        sums = [
-            cluster.submit(_extend_shard, task, upcoming, start, path, worker=worker)
-            for task, upcoming, worker in _assign(tasks, cluster)
-        ]
-        last = _finish_round(cluster, sums, path)
-        ancestry, frequencies, _ = cluster.result(last)
-    return Point(ancestry, frequencies)
-
-
-def _evaluate(
-    cluster: Cluster,
-    tasks: list[_ShardTask],
-    folder: Location,
-    round_number: int,
-    point: Point,
-) -> Evaluation:
-    name = checkpoint.point_name(round_number)
-    frequencies = checkpoint.frequencies_path(folder, name)
-    ancestry = checkpoint.ancestry_path(folder, name)
-    sums = [
-        cluster.submit(
-            _relax_shard, task, upcoming, ancestry, frequencies, worker=worker
-        )
-        for task, upcoming, worker in _assign(tasks, cluster)
-    ]
-    last = _finish_round(cluster, sums, frequencies)
-    mapped_ancestry, mapped_frequencies, log_likelihood = cluster.result(last)
-    mapped = Point(mapped_ancestry, mapped_frequencies)
-    return Evaluation(round_number, point, mapped, log_likelihood)
-
-
-def _assign(tasks: list[_ShardTask], cluster: Cluster) -> Iterator[_Assignment]:
-    """Worker of each shard, and the shard that it will turn to next."""
-    workers = cluster.spread(len(tasks))
-    for worker, group in itertools.groupby(range(len(tasks)), workers.__getitem__):
-        shards = list(group)
-        for shard, following in zip(shards, [*shards[1:], shards[0]], strict=True):
-            upcoming = None if following == shard else tasks[following].key
-            yield _Assignment(tasks[shard], upcoming, worker)
-
-
-def _finish_round(
-    cluster: Cluster, sums: list[Future], frequencies: Location
-) -> Future:
-    """Add neighbours until one sum is left, and take the step for P."""
-    while len(sums) > 1:
-        pairs = [
-            # Before further shards, or a worker would hold the sums of all of its own.
-            cluster.submit(_add, *sums[i : i + 2], priority=1)
-            for i in range(0, len(sums) - 1, 2)
-        ]
-        sums = [*pairs, *sums[len(pairs) * 2 :]]
-    return cluster.submit(_step_frequencies, sums[0], frequencies)
-
-
-def _sample_start(task: _StartTask) -> _SampleStart:
-    """P of an evenly spaced sample of variants, from a sample of chunks of people."""
-    prepared, config = task.prepared, task.config
-    store = open_store(prepared.path)
-    blocks = plan.split_rows(prepared.n_samples, prepared.unit)
-    n_blocks = max(config.start_people // prepared.unit, 1)
-    n_bytes = store.shape("call_genotype_packed")[1]
-    most_bytes = max(config.start_variants // VARIANTS_PER_BYTE, 1)
-    columns = plan.evenly_spaced(n_bytes, most_bytes)
-    people = [
-        read_rows(store, rows)[prepared.in_fit[rows.slice]][:, columns]
-        for rows in blocks[plan.evenly_spaced(len(blocks), n_blocks)]
-    ]
-    # Variants beyond the last are missing in everybody: any frequency will do.
-    filling = n_bytes * VARIANTS_PER_BYTE - prepared.n_variants
-    frequency = np.pad(store.read("variant_frequency"), (0, filling))
-    frequency = frequency.reshape(n_bytes, VARIANTS_PER_BYTE)[columns].ravel()
-    values: StartingValues = spectral_start(
-        np.concatenate(people),
-        frequency,
-        config.n_populations,
-        seed=task.seed,
-        tile=tile_shape(),
-    )
-    return _SampleStart(values.frequencies, columns.step)
-
-
-def _extend_shard(
-    task: _ShardTask,
-    upcoming: ShardKey | None,
-    start: _SampleStart,
-    frequencies: Location,
-) -> _Sums:
-    """Q of a shard's people from the sample's P, and the statistics of all of P."""
-    shard = load_shard(task.key, task.cache_bytes, upcoming)
-    n_bytes = -(-task.n_variants // VARIANTS_PER_BYTE)
-    sampled = np.asarray(shard.packed[:, : n_bytes : start.byte_stride])
-    packed = jnp.asarray(pad_shard(sampled, shard.tile))
-    tiles = tile_variants(jnp.asarray(start.frequencies), shard.tile.width)
-    k = start.frequencies.shape[0]
-    ancestry = jnp.full((packed.shape[0], k), 1 / k, jnp.float32)
-    for _ in range(EXTENSION_STEPS):
-        ancestry = relax_ancestry(packed, ancestry, tiles, tile=shard.tile).ancestry
-    return _frequency_sums(shard, ancestry, checkpoint.load_array(frequencies), 0.0)
-
-
-def _relax_shard(
-    task: _ShardTask,
-    upcoming: ShardKey | None,
-    ancestry: Location,
-    frequencies: Location,
-) -> _Sums:
-    """One round's work on a shard."""
-    shard = load_shard(task.key, task.cache_bytes, upcoming)
-    rows = np.arange(task.fit_rows.start, task.fit_rows.stop)
-    q = pad_ancestry(checkpoint.load_rows(ancestry, rows), shard.packed.shape[0])
-    p = checkpoint.load_array(frequencies)
-    tiles = tile_variants(jnp.asarray(p), shard.tile.width)
-    relaxed = relax_ancestry(shard.packed, jnp.asarray(q), tiles, tile=shard.tile)
-    log_likelihood = float(relaxed.log_likelihood.sum())
-    return _frequency_sums(shard, relaxed.ancestry, p, log_likelihood)
-
-
-def _frequency_sums(
-    shard: Shard, ancestry: jax.Array, frequencies: FloatArray, log_likelihood: float
-) -> _Sums:
-    tiles = tile_variants(jnp.asarray(frequencies), shard.tile.width)
-    statistics = frequency_statistics(shard.packed, ancestry, tiles, tile=shard.tile)
-    n_variants = frequencies.shape[1]
-    return _Sums(
-        np.asarray(ancestry[: shard.n_people]),
-        log_likelihood,
-        np.asarray(untile_variants(statistics.gradient, n_variants)),
-        np.asarray(untile_variants(statistics.hessian, n_variants)),
-    )
-
-
-def _add(left: _Sums, right: _Sums) -> _Sums:
-    return _Sums(
-        np.concatenate([left.ancestry, right.ancestry]),
-        left.log_likelihood + right.log_likelihood,
-        left.gradient + right.gradient,
-        left.hessian + right.hessian,
-    )
-
-
-def _step_frequencies(sums: _Sums, frequencies: Location) -> tuple[Any, ...]:
-    """Q after the round, P after its step, and the log-likelihood before both."""
-    stepped = newton_frequencies(
-        jnp.asarray(checkpoint.load_array(frequencies)),
-        jnp.asarray(sums.gradient),
-        jnp.asarray(sums.hessian),
-    )
-    return sums.ancestry, np.asarray(stepped), sums.log_likelihood

@@ -93,6 +93,7 @@ class Where:
     workers: int | None
     scheduler: str | None
     scheduler_file: Path | None
+    worker_memory: str | None
 
     def cluster(self) -> "contextlib.AbstractContextManager[Cluster]":
         """The workers, not yet started or connected to.
@@ -104,7 +105,8 @@ class Where:
         """
         from pipeline import cluster, devices
 
-        given = [f"--{k.replace('_', '-')}" for k, v in asdict(self).items() if v]
+        chosen = {k: v for k, v in asdict(self).items() if k != "worker_memory"}
+        given = [f"--{k.replace('_', '-')}" for k, v in chosen.items() if v]
         if len(given) > 1:
             raise InputError(f"{' and '.join(given)} exclude each other; give one")
         if self.scheduler_file is not None:
@@ -114,7 +116,8 @@ class Where:
             return cluster.existing_cluster(self.scheduler)
         n_cores = len(os.sched_getaffinity(0))
         specs = devices.plan_workers(devices.visible_gpus(), n_cores, self.workers)
-        return cluster.local_cluster(specs)
+        limit = self.worker_memory and cluster.parse_memory(self.worker_memory)
+        return cluster.local_cluster(specs, limit or None)
 
 
 def on_workers(function: Command) -> Command:
@@ -137,6 +140,11 @@ def on_workers(function: Command) -> Command:
             "--scheduler-file",
             type=click.Path(path_type=Path),
             help="File to which the scheduler to use instead wrote its address.",
+        ),
+        click.option(
+            "--worker-memory",
+            help="Memory that a worker on this machine may use, such as 700MiB; by "
+            "default its share of the machine's.",
         ),
     ):
         located = option(located)

@@ -62,6 +62,11 @@ class FittedModel:
         with replacing(self._projector_file) as file:
             np.savez(file, **projector._asdict())
 
+    @property
+    def frequencies_path(self) -> Location:
+        """File of P."""
+        return checkpoint.frequencies_path(self.folder, _POINT)
+
     def ancestry(self, rows: npt.NDArray[np.intp]) -> FloatArray:
         """Fitted Q of some of the people in the fit."""
         path = checkpoint.ancestry_path(self.folder, _POINT)
@@ -71,11 +76,11 @@ class FittedModel:
         """P and the first layer on this worker's device, read at most once."""
         if self not in _loaded:
             tile = tile_shape()
-            path = checkpoint.frequencies_path(self.folder, _POINT)
-            frequencies = checkpoint.load_array(path)
+            frequencies = checkpoint.load_array(self.frequencies_path)
             with self._projector_file.open("rb") as file:
                 projector = training.Projector(**np.load(file))
             _loaded.clear()
+            stream.release_shards()
             _loaded[self] = lay_out_model(frequencies, projector, tile)
         return _loaded[self]
 
@@ -162,9 +167,7 @@ def read_slice(
     ahead = () if upcoming is None else upcoming.blocks
     packed = _reader.read(part.path, part.blocks, ahead)[part.in_fit]
     device = model.on_device()
-    short = max(n_padded - len(packed), 0)
-    filled = np.pad(packed, ((0, short), (0, 0)), constant_values=ALL_MISSING_BYTE)
-    padded = pad_shard(filled, device.tile)
+    padded = pad_people(packed, n_padded, device.tile)
     n_called = count_called(padded).astype(np.float32)
     genotypes = jnp.asarray(padded)
     called = jnp.asarray(n_called)
@@ -174,6 +177,13 @@ def read_slice(
         device.features(genotypes, called),
         jnp.asarray(pad_ancestry(model.ancestry(part.fit_rows), len(padded))),
     )
+
+
+def pad_people(packed: stream.Packed, n_padded: int, tile: TileShape) -> stream.Packed:
+    """Fill people up with missing to ``n_padded``, and both axes to whole tiles."""
+    short = max(n_padded - len(packed), 0)
+    filled = np.pad(packed, ((0, short), (0, 0)), constant_values=ALL_MISSING_BYTE)
+    return pad_shard(filled, tile)
 
 
 # One reader a worker process: it holds the chunks that were read ahead.

@@ -92,7 +92,8 @@ def plan_shards(
     row_bytes = max(packed_width(n_variants), 1)
     most = max(min(max_people, max_bytes // row_bytes) // unit, 1)
     n_chunks = -(-n_people // unit)
-    n_shards = max(-(-n_chunks // most), min(MIN_SHARDS, n_chunks))
+    # A multiple, so that few workers have equal shares.
+    n_shards = min(-(-n_chunks // (most * MIN_SHARDS)) * MIN_SHARDS, n_chunks)
     per_shard = -(-n_chunks // n_shards)
     return split_rows(n_people, per_shard * unit)
 

@@ -4,13 +4,16 @@ Apart from how such a store is made, because workers import this: what makes it 
 sgkit, which costs each process more memory than a shard.
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline import plan
 from pipeline.errors import InputError
 from pipeline.location import Location
+from pipeline.plan import Rows
 from pipeline.store import Store
 
 KIND = "prepared"
@@ -34,6 +37,8 @@ class Prepared:
         People in a chunk of the cohort that it was made from.
     in_fit
         Who informs the fit.
+    held_out
+        Chunks of people kept out of the fit to judge it by.
     """
 
     path: Location
@@ -43,6 +48,21 @@ class Prepared:
     unit: int
     sample_chunk: int
     in_fit: npt.NDArray[np.bool_]
+    held_out: tuple[Rows, ...] = ()
+
+    @property
+    def blocks_in_fit(self) -> list[Rows]:
+        """Chunks with anybody who informs the fit."""
+        blocks = plan.split_rows(self.n_samples, self.unit)
+        return [rows for rows in blocks if self.in_fit[rows.slice].any()]
+
+    def held_out_in(self, rows: Rows) -> tuple[Rows, ...]:
+        """Chunks held out among some rows, which are whole chunks."""
+        return tuple(
+            block
+            for block in self.held_out
+            if rows.start <= block.start and block.stop <= rows.stop
+        )
 
     @property
     def n_in_fit(self) -> int:
@@ -82,3 +102,24 @@ def open_prepared(path: Location) -> Prepared:
         sample_chunk=store.attrs["sample_chunk"],
         in_fit=store.read("sample_in_fit"),
     )
+
+
+def hold_out(prepared: Prepared, fraction: float) -> Prepared:
+    """Keep evenly spaced chunks of people out of the fit, to judge it by.
+
+    Parameters
+    ----------
+    prepared
+        The store; it is not changed.
+    fraction
+        Share of the chunks, in [0, 0.5]. A cohort of too few chunks keeps them all.
+    """
+    if not fraction:
+        return prepared
+    stride = round(1 / fraction)
+    blocks = plan.split_rows(prepared.n_samples, prepared.unit)
+    chosen = tuple(blocks[stride // 2 :: stride])
+    in_fit = prepared.in_fit.copy()
+    for rows in chosen:
+        in_fit[rows.slice] = False
+    return dataclasses.replace(prepared, in_fit=in_fit, held_out=chosen)

@@ -4,20 +4,28 @@ Each stage's store is finished before the next begins, and a finished one is not
 again by a run that resumes.
 """
 
+import dataclasses
 import datetime
+import shutil
+import sys
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from pipeline import provenance, stages
+import psutil
+
+from pipeline import budget, provenance, publication, stages
 from pipeline.apply import apply_model
-from pipeline.cohort import Cohort
+from pipeline.cohort import Cohort, open_cohort
 from pipeline.config import RunConfig
 from pipeline.demo import write_demo_cohort
-from pipeline.location import Location
+from pipeline.errors import InputError
+from pipeline.ingest import needs_import
+from pipeline.location import Location, locate
 from pipeline.meter import Meter
 from pipeline.prepare import prepare
-from pipeline.prepared import open_prepared
+from pipeline.prepared import hold_out, open_prepared
 from pipeline.report import write_report
 from pipeline.store import Store
 from pipeline.tasks import Cluster
@@ -70,15 +78,78 @@ def run(
             return RunResult(output, finished)
         workspace.check_inputs(inputs)
         with cluster as workers:
+            planned = _check_budget(cohort, output, config, workers)
             meter = Meter(workers, workspace.building("stages.json"))
             _run_stages(cohort, workspace, config, meter, attrs)
             described = [report.as_json() for report in workers.reports()]
         ancestry = workspace.building("ancestry.zarr")
         write_report(ancestry, workspace.building("report.html"))
-        summary = {**_summarise(workspace, meter, attrs), "workers": described}
+        summary = {
+            **_summarise(workspace, meter, attrs),
+            "plan": dataclasses.asdict(planned),
+            "workers": described,
+        }
         provenance.write_json(workspace.building("run.json"), summary)
         workspace.publish()
     return RunResult(output, summary)
+
+
+def plan_run(
+    source: str,
+    output: Location,
+    config: RunConfig,
+    cluster: AbstractContextManager[Cluster],
+) -> list[tuple[str, str]]:
+    """What `run` would need, as lines of a table; writes nothing.
+
+    Raises
+    ------
+    InputError
+        If the cohort will not do or has to be imported first, or if the run would not
+        fit.
+    """
+    if needs_import(source):
+        raise InputError(
+            f"{source} has to be imported before a run can be planned; run "
+            "`streamixture import` and give the store that it makes"
+        )
+    cohort = open_cohort(str(publication.resolve(locate(source))))
+    with cluster as workers:
+        planned = _check_budget(cohort, output, config, workers)
+        return budget.describe(planned, _sizes(cohort), max(len(workers.workers), 1))
+
+
+def _sizes(cohort: Cohort) -> budget.Sizes:
+    return budget.Sizes(
+        cohort.n_samples, cohort.n_variants, cohort.sample_chunk, cohort.variant_chunk
+    )
+
+
+def _check_budget(
+    cohort: Cohort, output: Location, config: RunConfig, workers: Cluster
+) -> budget.Budget:
+    """Plan for the whole cohort, of which quality control leaves less."""
+    limit = workers.memory_limit()
+    planned = budget.plan_budget(
+        _sizes(cohort), config, max(len(workers.workers), 1), limit
+    )
+    budget.check_budget(
+        planned,
+        worker_limit=limit,
+        driver_limit=psutil.virtual_memory().total,
+        free_disk=_free_disk(output),
+    )
+    return planned
+
+
+def _free_disk(output: Location) -> int:
+    if not isinstance(output, Path):
+        # An object store has no such bound.
+        return sys.maxsize
+    existing = next(
+        path for path in (output, *output.absolute().parents) if path.exists()
+    )
+    return shutil.disk_usage(existing).free
 
 
 def _run_stages(
@@ -92,7 +163,7 @@ def _run_stages(
     if not workspace.is_built("prepared.zarr"):
         with meter.stage("prepare"):
             prepare(cohort, paths["prepared.zarr"], config.qc, meter.cluster, attrs)
-    prepared = open_prepared(paths["prepared.zarr"])
+    prepared = hold_out(open_prepared(paths["prepared.zarr"]), config.held_out)
     if not workspace.is_built("model.zarr"):
         stages.fit_model(prepared, paths["model.zarr"], config, meter, attrs)
     if not workspace.is_built("ancestry.zarr"):
@@ -109,8 +180,9 @@ def _run_stages(
 
 def _fit_figures(model_path: Location) -> dict[str, Any]:
     model = Store.open(model_path, "model").attrs
-    copied = ("qc_steps", "log_likelihood_trace", "converged", "data_passes")
-    return {name: model[name] for name in copied}
+    copied = ("qc_steps", "log_likelihood_trace", "converged", "data_passes", "method")
+    evaluation = {k: v for k, v in model.items() if k == "evaluation"}
+    return {**{name: model[name] for name in copied}, **evaluation}
 
 
 def _summarise(
@@ -121,6 +193,7 @@ def _summarise(
     found = store.attrs
     n_samples, n_populations = store.shape("sample_ancestry_proportion")
     return {
+        "method": found["method"],
         "log_likelihood": found["log_likelihood"],
         "observed_genotypes": found["observed_genotypes"],
         "data_passes": found["data_passes"],
@@ -133,6 +206,7 @@ def _summarise(
         "encoder_rmse": found["encoder_rmse"],
         "qc_steps": found["qc_steps"],
         "log_likelihood_trace": found["log_likelihood_trace"],
+        **{name: found[name] for name in ("evaluation",) if name in found},
         "stages": meter.records,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **attrs,

@@ -1,5 +1,6 @@
 """Each stage of the pipeline on its own, from one store to the next."""
 
+import dataclasses
 import json
 import logging
 from contextlib import AbstractContextManager
@@ -7,19 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import provenance, publication
+from pipeline import budget, provenance, publication
 from pipeline.apply import apply_model
 from pipeline.bundle import save_model
 from pipeline.cohort import Cohort, open_cohort
-from pipeline.config import RunConfig
+from pipeline.config import NEURAL, FitConfig, RunConfig
 from pipeline.errors import InputError
 from pipeline.fit import fit
 from pipeline.ingest import ingest, needs_import, source_digest
 from pipeline.location import Location, delete_tree, locate
 from pipeline.match import Match, match_variants
 from pipeline.meter import Meter
+from pipeline.neural import NeuralFit
 from pipeline.prepare import fill, lay_out, prepare
-from pipeline.prepared import Prepared, open_prepared
+from pipeline.prepared import Prepared, hold_out, open_prepared
 from pipeline.schema import PREPARED, VARIANT_KEYS
 from pipeline.store import Store, check_genotypes
 from pipeline.tasks import Cluster
@@ -85,6 +87,21 @@ def _import_once(source: str, path: Location, kept: Location) -> None:
         )
 
 
+def _fit_within_memory(
+    prepared: Prepared, config: RunConfig, cluster: Cluster
+) -> FitConfig:
+    """The fit's settings, with as many shards kept as the workers have room for.
+
+    It changes nothing in the results, and so nothing in their provenance.
+    """
+    sizes = budget.Sizes(
+        prepared.n_samples, prepared.n_variants, prepared.sample_chunk, 1
+    )
+    n_workers = max(len(cluster.workers), 1)
+    planned = budget.plan_budget(sizes, config, n_workers, cluster.memory_limit())
+    return dataclasses.replace(config.fit, cache_bytes=planned.cache_bytes)
+
+
 def fit_model(
     prepared: Prepared,
     path: Location,
@@ -97,10 +114,14 @@ def fit_model(
     Files of the rounds go beside the store, and are deleted with success.
     """
     rounds = path.with_name("rounds")
+    if config.fit.method == NEURAL:
+        _train_jointly(prepared, path, config, meter, attrs)
+        delete_tree(rounds)
+        return
     with meter.stage("fit"):
         fitted = fit(
             prepared,
-            config.fit,
+            _fit_within_memory(prepared, config, meter.cluster),
             meter.cluster,
             rounds,
             seed=config.seed,
@@ -123,6 +144,25 @@ def fit_model(
         )
         save_model(path, prepared, fitted, encoder, attrs)
     delete_tree(rounds)
+
+
+def _train_jointly(
+    prepared: Prepared,
+    path: Location,
+    config: RunConfig,
+    meter: Meter,
+    attrs: dict[str, Any],
+) -> None:
+    """Train encoder and P together: starting values as one stage, then the rest."""
+    training = NeuralFit(
+        prepared, config, meter.cluster, path.with_name("rounds"), attrs["stamp"]
+    )
+    with meter.stage("fit"):
+        training.start()
+    with meter.stage("train"):
+        result = training.train()
+        evaluated = {**attrs, "evaluation": result.evaluation}
+        save_model(path, prepared, result.fitted, result.encoder, evaluated)
 
 
 def prepare_only(
@@ -173,7 +213,9 @@ def fit_only(
     """
     name = "model.zarr"
     options = {"resume": resume, "overwrite": overwrite}
-    prepared = open_prepared(publication.resolve(prepared_path))
+    prepared = hold_out(
+        open_prepared(publication.resolve(prepared_path)), config.held_out
+    )
     origin = Store.open(prepared.path, "prepared").attrs
     inputs = provenance_inputs(origin["cohort_fingerprint"], config)
     inputs["prepared"] = origin["stamp"]

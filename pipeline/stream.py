@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from estimator.likelihood import TileShape, padded_shape, tile_shape
 from estimator.packing import ALL_MISSING_BYTE
+from pipeline import memory
 from pipeline.location import Location
 from pipeline.plan import Rows
 from pipeline.prepared import open_store
@@ -41,11 +42,14 @@ class ShardKey:
         Fingerprint of its contents, so that a store made anew is read anew.
     rows
         The people, of whom those outside the fit are left out.
+    held_out
+        Rows among them that are left out as well.
     """
 
     path: Location
     stamp: str
     rows: Rows
+    held_out: tuple[Rows, ...] = ()
 
 
 class Shard(NamedTuple):
@@ -86,6 +90,10 @@ class _ShardReader:
         self._keep(key, shard, budget)
         return shard
 
+    def release(self) -> None:
+        self._kept.clear()
+        self._ahead.clear()
+
     def _keep(self, key: ShardKey, shard: Shard, budget: int) -> None:
         """Keep a shard if there is room.
 
@@ -102,6 +110,12 @@ class _ShardReader:
 
 # One process is one worker on one device, so the reader belongs to the module.
 _shards = _ShardReader()
+memory.trim_after_compilation()
+
+
+def release_shards() -> None:
+    """Give up the shards in memory, when other work begins."""
+    _shards.release()
 
 
 def load_shard(key: ShardKey, budget: int, upcoming: ShardKey | None = None) -> Shard:
@@ -128,6 +142,8 @@ def _read_shard(key: ShardKey) -> Shard:
     """Read a shard some chunks at a time into the memory that the device will use."""
     store = open_store(key.path)
     in_fit = store.read("sample_in_fit", key.rows.slice)
+    for rows in key.held_out:
+        in_fit[rows.start - key.rows.start : rows.stop - key.rows.start] = False
     tile = tile_shape()
     n_people = int(np.count_nonzero(in_fit))
     n_bytes = store.shape("call_genotype_packed")[1]

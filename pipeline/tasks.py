@@ -76,15 +76,33 @@ class Cluster:
     ) -> Future:
         """Run a function on some worker, on a usual one if it is named.
 
-        Of the tasks that a worker could begin, those of higher priority go first.
+        Of the tasks that a worker could begin, those of higher priority go first, and
+        of these the one submitted first.
 
         The name is a preference, which keeps a shard with the worker that has it in
         memory; another worker takes over if that one is gone or busy.
         """
-        options: dict[str, Any] = {"pure": False, "priority": priority}
+        options: dict[str, Any] = {
+            "pure": False,
+            "priority": priority,
+            # What is submitted within dask's own tenth of a second would go in any
+            # order, and a shard that was read ahead be wanted last.
+            "fifo_timeout": 0,
+        }
         if worker is not None:
             options |= {"workers": [worker], "allow_other_workers": True}
         return self.client.submit(function, *args, **options)
+
+    def add(self, function: Callable[[T, T], T], parts: list[Future]) -> Future:
+        """Add neighbours until one sum is left: a tree that their number fixes."""
+        while len(parts) > 1:
+            pairs = [
+                # Before other tasks, or a worker would hold all of its own parts.
+                self.submit(function, *parts[i : i + 2], priority=1)
+                for i in range(0, len(parts) - 1, 2)
+            ]
+            parts = [*pairs, *parts[len(pairs) * 2 :]]
+        return parts[0]
 
     def result(self, future: Future) -> Any:
         """Result of a task, waited for as long as some worker is at work.
@@ -169,6 +187,11 @@ class Cluster:
             for address, usage in answers.items()
             if isinstance(usage, provenance.ProcessUsage)
         }
+
+    def memory_limit(self) -> int | None:
+        """Bytes that each worker may use; the smallest of theirs, None without any."""
+        limits = [report.memory_limit_bytes for report in self.reports()]
+        return min((limit for limit in limits if limit), default=None)
 
     def reports(self) -> list[WorkerReport]:
         """What each worker says of itself, in order of name."""

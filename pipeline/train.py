@@ -21,7 +21,6 @@ from pipeline.config import TrainConfig
 from pipeline.fit import FitResult
 from pipeline.location import Location
 from pipeline.minibatch import FittedModel, Slice
-from pipeline.plan import Rows
 from pipeline.prepared import Prepared
 from pipeline.progress import track
 from pipeline.tasks import Cluster, Future
@@ -102,18 +101,13 @@ def train(
     projector = training.projector(*fitted.point)
     model = FittedModel(folder, stamp, encoder_config)
     model.save(fitted.point, projector)
-    blocks = [
-        rows
-        for rows in plan.split_rows(prepared.n_samples, prepared.unit)
-        if prepared.in_fit[rows.slice].any()
-    ]
-    steps = _plan_steps(prepared, blocks, config, seed)
+    steps = _plan_steps(prepared, config, seed)
     schedule = _Schedule(config.learning_rate, max(len(steps), 1))
     file = checkpoint.StateFile(folder / "training.npz")
     progress = file.load(_structure(encoder_config, schedule))
     if progress is None:
         with track("distilling the encoder"):
-            weights = _distil(prepared, model, blocks, cluster, seed)
+            weights = distil_encoder(prepared, model, cluster, seed)
             state = cluster.result(cluster.submit(_start, weights, schedule))
         progress = _Progress(0, state)
         file.save(progress)
@@ -129,13 +123,11 @@ def _structure(config: AncestryEstimatorConfig, schedule: _Schedule) -> _Progres
     return _Progress(0, jax.eval_shape(start, weights))
 
 
-def _distil(
-    prepared: Prepared,
-    model: FittedModel,
-    blocks: list[Rows],
-    cluster: Cluster,
-    seed: int,
+def distil_encoder(
+    prepared: Prepared, model: FittedModel, cluster: Cluster, seed: int
 ) -> Future:
+    """Weights fitted to a model's Q on the features of a sample of its people."""
+    blocks = prepared.blocks_in_fit
     n_blocks = max(MAX_DISTILLATION_PEOPLE // prepared.unit, 1)
     chosen = blocks[plan.evenly_spaced(len(blocks), n_blocks)]
     slices = [
@@ -168,14 +160,17 @@ def _blocks_per_slice(prepared: Prepared, config: TrainConfig) -> int:
 
 
 def _plan_steps(
-    prepared: Prepared, blocks: list[Rows], config: TrainConfig, seed: int
+    prepared: Prepared, config: TrainConfig, seed: int
 ) -> list[list[Slice]]:
     """Slices of every minibatch of every epoch."""
     return [
         [minibatch.cut_slice(prepared, chosen) for chosen in step]
         for epoch in range(config.epochs)
         for step in stream.minibatch_plan(
-            blocks, config.n_slices, _blocks_per_slice(prepared, config), (seed, epoch)
+            prepared.blocks_in_fit,
+            config.n_slices,
+            _blocks_per_slice(prepared, config),
+            (seed, epoch),
         )
     ]
 

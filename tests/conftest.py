@@ -26,6 +26,7 @@ jax.config.update("jax_enable_x64", True)
 CHECKED_MODULES = (
     "acceleration",
     "centred",
+    "joint",
     "likelihood",
     "packing",
     "projection",

@@ -190,6 +190,10 @@ class SerialCluster(Cluster):
     def completed(self, futures: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
         return ((future, future.result()) for future in futures)
 
+    @property
+    def workers(self) -> list[str]:
+        return ["this process"]
+
     def spread(self, n_tasks: int) -> list[str | None]:
         return [None] * n_tasks
 

@@ -23,6 +23,7 @@ import estimator
 from estimator import (
     centred,
     encoder,
+    joint,
     likelihood,
     model,
     projection,
@@ -71,6 +72,21 @@ SCHEDULE = {"learning_rate": 1e-3, "n_steps": 1000}
 def abstract_training():
     start = partial(training.start_training, **SCHEDULE)
     return jax.eval_shape(start, abstract_weights())
+
+
+JOINT = joint.JointSchedule(1e-3, 0.1, 1000)
+
+
+def i32() -> Any:
+    return jax.ShapeDtypeStruct((), jnp.int32)
+
+
+def abstract_joint():
+    return joint.JointState(abstract_training(), P, f32(K, K))
+
+
+def abstract_joint_gradient():
+    return joint.JointGradient(abstract_gradient(), P, f32(K, K), f64(), f64())
 
 
 def quadratic_case(n_problems, sum_is_fixed):
@@ -157,6 +173,26 @@ CASES = {
         training.update,
         (abstract_training(), abstract_gradient()),
         SCHEDULE,
+    ),
+    "likelihood_slopes": lambda: (
+        likelihood.likelihood_slopes,
+        (PACKED, Q, P_TILES),
+        TILED,
+    ),
+    "start_joint": lambda: (
+        joint.start_joint,
+        (abstract_weights(), P, f32(K, K)),
+        {"schedule": JOINT},
+    ),
+    "joint_gradient": lambda: (
+        joint.joint_gradient,
+        (abstract_weights(), PACKED, f32(N_PEOPLE), Q, P_TILES, CONFIG, TILE),
+        {},
+    ),
+    "joint_update": lambda: (
+        joint.joint_update,
+        (abstract_joint(), abstract_joint_gradient(), i32()),
+        {"schedule": JOINT},
     ),
     "frequencies_to_logits": lambda: (model.frequencies_to_logits, (P,), {}),
     "logits_to_frequencies": lambda: (model.logits_to_frequencies, (P,), {}),

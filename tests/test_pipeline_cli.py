@@ -202,3 +202,17 @@ def test_stages__one_by_one_as_commands(tmp_path: Path):
     assert ids == stored.read("sample_id").tolist()
     assert np.loadtxt(tmp_path / "result.2.P").shape == (200, 2)
     assert "<html" in (tmp_path / "report.html").read_text()
+
+
+def test_run__dry_run_prints_the_plan_and_writes_nothing(tmp_path):
+    cohort, output = write(tmp_path / "c.vcz"), tmp_path / "out"
+    arguments = ["run", cohort, "--output", output, "-k", "2", "--dry-run"]
+    result = call(*arguments, "--workers", "1")
+    assert result.exit_code == 0, result.output
+    assert "20 people x 60 variants" in result.stdout
+    assert "memory of a worker" in result.stdout
+    refused = call(*arguments, "--workers", "1", "--worker-memory", "200MiB")
+    assert_refused(refused, "and has 200 MiB; raise --worker-memory")
+    refused = call(*arguments, "--worker-memory", "much")
+    assert_refused(refused, "much is no amount of memory")
+    assert not output.exists()

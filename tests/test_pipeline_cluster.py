@@ -130,6 +130,27 @@ def test_completed__pairs_results_with_their_futures(pair):
     assert found == {value: value * value for value in range(5)}
 
 
+def _number(value: int) -> list[int]:
+    time.sleep(0.1)
+    return [value]
+
+
+def test_add__adds_neighbours_before_it_goes_on(pair):
+    """In the order of submission, so that few sums wait at a time."""
+    where = pair.workers[0]
+
+    def note(left: list[int], right: list[int]) -> list[int]:
+        distributed.get_worker().log_event("order", (left[0], right[0]))
+        return left + right
+
+    parts = [pair.submit(_number, value, worker=where) for value in range(8)]
+    total = pair.add(note, parts)
+    assert pair.result(total) == list(range(8))
+    events = [event for _, event in pair.client.get_events("order")]
+    assert sorted(events) == [(0, 1), (0, 2), (0, 4), (2, 3), (4, 5), (4, 6), (6, 7)]
+    assert events.index((0, 1)) < events.index((6, 7)) < events.index((0, 4))
+
+
 def test_submit__prefers_the_worker_that_is_named(pair):
     pids = {a: pid for a, pid in pair.client.run(os.getpid).items()}
     for address in pair.workers:

@@ -8,6 +8,7 @@ import pytest
 from pipeline.config import (
     ApplyConfig,
     FitConfig,
+    NeuralConfig,
     QCConfig,
     RunConfig,
     TrainConfig,
@@ -29,6 +30,7 @@ COMPLETE = RunConfig(
         ld_max_samples=9,
     ),
     fit=FitConfig(
+        method="neural",
         n_populations=3,
         tolerance=1e-7,
         max_rounds=12,
@@ -41,6 +43,14 @@ COMPLETE = RunConfig(
     ),
     train=TrainConfig(
         hidden_dims=(8, 4, 2), epochs=0, batch_size=32, n_slices=2, learning_rate=0.5
+    ),
+    neural=NeuralConfig(
+        epochs=3,
+        batch_size=32,
+        n_slices=2,
+        learning_rate=0.5,
+        frequency_rate=0.25,
+        held_out=0.0,
     ),
     apply=ApplyConfig(refine=0),
 )
@@ -72,7 +82,7 @@ def test_load_config__round_trips(tmp_path, config):
 
 def test_complete__differs_from_every_default():
     default, complete = RunConfig().as_json(), COMPLETE.as_json()
-    for section in ("qc", "fit", "train", "apply"):
+    for section in ("qc", "fit", "train", "neural", "apply"):
         for name, value in default[section].items():
             assert complete[section][name] != value, name
 
@@ -108,7 +118,7 @@ def test_load_config__a_whole_number_may_stand_for_a_float(tmp_path):
         ),
         (
             "[fit]\nk = 3",
-            r"run\.toml: unknown key k in \[fit\]; known are n_populations, tolerance",
+            r"run\.toml: unknown key k in \[fit\]; known are method, n_populations",
         ),
         ("[model]\nk = 3", r"unknown key model in the top level"),
         ("fit = 3", r"run\.toml: fit must be a table, \[fit\]"),
@@ -156,7 +166,11 @@ def test_load_config__refuses_a_directory(tmp_path):
 NAN = float("nan")
 FRACTIONS = ["min_variant_call_rate", "min_sample_call_rate", "min_hwe_p", "max_ld_r2"]
 POSITIVE_QC = ["ld_window_bp", "ld_max_samples"]
-POSITIVE_FIT = [f.name for f in dataclasses.fields(FitConfig) if f.name[:5] != "cache"]
+POSITIVE_FIT = [
+    f.name
+    for f in dataclasses.fields(FitConfig)
+    if f.name not in ("method", "cache_bytes")
+]
 
 
 @pytest.mark.parametrize("name", FRACTIONS)
@@ -187,7 +201,7 @@ def test_fit_config__refuses_nothing_and_less(name):
     for value in (0, -1):
         message = rf"fit\.{name} is {value}; it must be positive"
         with pytest.raises(InputError, match=message):
-            FitConfig(**{name: value})
+            FitConfig(**{name: value})  # type: ignore[arg-type]
 
 
 def test_fit_config__a_cache_may_be_none_but_not_less():
@@ -213,8 +227,8 @@ def test_train_config__refuses(values, message):
 
 
 def test_apply_config__refuses_negative_steps():
-    with pytest.raises(InputError, match=r"apply\.refine is -1; it must be >= 0"):
-        ApplyConfig(refine=-1)
+    with pytest.raises(InputError, match=r"apply\.refine is -2; it must be >= 0"):
+        ApplyConfig(refine=-2)
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32])
@@ -241,3 +255,33 @@ def test_as_json__round_trips_through_json():
     values = COMPLETE.as_json()
     assert json.loads(json.dumps(values))["train"]["hidden_dims"] == [8, 4, 2]
     assert values["fit"]["tolerance"] == 1e-7
+
+
+def test_fit_config__refuses_an_unknown_method():
+    message = "fit.method is 'magic'; it must be one of likelihood, neural"
+    with pytest.raises(InputError, match=message):
+        FitConfig(method="magic")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"epochs": 0}, r"neural\.epochs is 0; it must be positive"),
+        ({"frequency_rate": 1.5}, r"neural\.frequency_rate is 1\.5; it must be in"),
+        ({"held_out": 0.6}, r"neural\.held_out is 0\.6; it must be in \[0, 0\.5\]"),
+    ],
+)
+def test_neural_config__refuses(values, message):
+    with pytest.raises(InputError, match=message):
+        NeuralConfig(**values)
+
+
+def test_newton_steps__are_the_methods_unless_given():
+    assert ApplyConfig().newton_steps("likelihood") == 8
+    assert ApplyConfig().newton_steps("neural") == 0
+    assert ApplyConfig(refine=3).newton_steps("neural") == 3
+
+
+def test_held_out__concerns_the_neural_method_alone():
+    assert RunConfig().held_out == 0
+    assert RunConfig(fit=FitConfig(method="neural")).held_out == 0.05

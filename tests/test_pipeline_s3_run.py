@@ -17,7 +17,13 @@ import pytest
 
 from estimator import training
 from pipeline import cluster, devices, export, publication, run, stages
-from pipeline.config import FitConfig, QCConfig, RunConfig, TrainConfig
+from pipeline.config import (
+    FitConfig,
+    QCConfig,
+    RunConfig,
+    TrainConfig,
+    replace_values,
+)
 from pipeline.errors import InputError
 from pipeline.location import RemotePath, files_below
 from pipeline.simulate import simulate
@@ -73,10 +79,12 @@ def undisturbed(
     return run_locally(tmp_path_factory.mktemp("local"), workers)
 
 
-def run_locally(folder: Path, workers: Cluster) -> dict[str, bytes]:
+def run_locally(
+    folder: Path, workers: Cluster, config: RunConfig = CONFIG
+) -> dict[str, bytes]:
     simulate(folder / "cohort.vcz", **SIZES, **CHUNKS)
     source = str(folder / "cohort.vcz")
-    run.run(source, folder / "out", CONFIG, contextlib.nullcontext(workers))
+    run.run(source, folder / "out", config, contextlib.nullcontext(workers))
     return contents(folder / "out")
 
 
@@ -104,13 +112,18 @@ def test_run__same_bytes_as_on_local_files_on_workers(
     assert contents(output) == undisturbed
 
 
+@pytest.mark.parametrize(
+    "method", ["likelihood", pytest.param("neural", marks=pytest.mark.soak)]
+)
 def test_run__same_bytes_as_on_local_files(
-    cohort: RemotePath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, cohort: RemotePath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    config = replace_values(CONFIG, "fit", method=method)
     monkeypatch.setattr(training, "DISTILLATION_STEPS", 20)
-    output = remote("plain/out")
-    start(cohort, output, SerialCluster())
-    assert contents(output) == run_locally(tmp_path, SerialCluster())
+    output = remote(f"plain-{method}/out")
+    serial = contextlib.nullcontext(SerialCluster())
+    run.run(str(cohort), output, config, serial)
+    assert contents(output) == run_locally(tmp_path, SerialCluster(), config)
     summary = json.loads((output / "run.json").read_text())
     assert sorted(item.name for item in output.iterdir()) == [
         summary["location"],
@@ -119,7 +132,7 @@ def test_run__same_bytes_as_on_local_files(
     assert all(stage["bytes_read"] > 0 for stage in summary["stages"])
     # Nobody to work: there is nothing left to do.
     nobody: Any = None
-    again = run.run(str(cohort), output, CONFIG, nobody, resume=True)
+    again = run.run(str(cohort), output, config, nobody, resume=True)
     assert again.summary == summary
     shares, *_ = export.export_admixture(output / "ancestry.zarr", tmp_path / "q")
     assert np.loadtxt(shares).shape == (80, 2)

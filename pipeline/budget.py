@@ -1,0 +1,259 @@
+"""What a run will need, computed before it begins: memory, reads, network, disk.
+
+Pure arithmetic on the sizes of a cohort. Memory is that of processes on a CPU, from
+figures measured with this release's kernels; what grows with the data follows from the
+arrays that each stage holds at a time.
+"""
+
+import math
+from dataclasses import dataclass
+
+from estimator.packing import VARIANTS_PER_BYTE, packed_width
+from pipeline import apply, decode, plan
+from pipeline.config import RunConfig
+from pipeline.errors import InputError
+
+MIB = 2**20
+FLOAT_BYTES = 4
+# Resident memory of a worker that has loaded its libraries, and of the driver.
+WORKER_BYTES = 190 * MIB
+DRIVER_BYTES = 490 * MIB
+# What the compiled kernels of the fit take, and those of training and applying.
+FIT_KERNEL_BYTES = 250 * MIB
+ENCODER_KERNEL_BYTES = 300 * MIB
+# A variant's keys and counts, and a person's id, as the driver holds them.
+VARIANT_BYTES = 600
+PERSON_BYTES = 200
+# A worker that Dask sees at its limit is killed: stay clear of it.
+USABLE_SHARE = 0.95
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Size of a cohort, or of what quality control left of it.
+
+    Attributes
+    ----------
+    n_samples, n_variants
+        People and variants.
+    sample_chunk, variant_chunk
+        The same of one chunk of the cohort's genotypes.
+    """
+
+    n_samples: int
+    n_variants: int
+    sample_chunk: int
+    variant_chunk: int
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a run will need; sizes in bytes.
+
+    Attributes
+    ----------
+    n_shards, shard_people, shard_bytes
+        Shards of the fit; people and packed genotypes of one.
+    prepared_bytes
+        Packed genotypes of everybody, before compression.
+    cache_bytes
+        Shards that each worker keeps in memory between passes.
+    pass_bytes
+        Packed genotypes read from the prepared store in each later pass.
+    stage_bytes
+        Memory of a worker in each stage.
+    driver_bytes
+        Memory of the driver.
+    network_bytes
+        Sums, P and Q that cross the network in a round.
+    disk_bytes
+        Room for results and for the files of the rounds.
+    """
+
+    n_shards: int
+    shard_people: int
+    shard_bytes: int
+    prepared_bytes: int
+    cache_bytes: int
+    pass_bytes: int
+    stage_bytes: dict[str, int]
+    driver_bytes: int
+    network_bytes: int
+    disk_bytes: int
+
+    @property
+    def worker_bytes(self) -> int:
+        """Memory of a worker in the stage that needs most."""
+        return max(self.stage_bytes.values())
+
+
+def plan_budget(
+    sizes: Sizes, config: RunConfig, n_workers: int, worker_limit: int | None
+) -> Budget:
+    """Compute what a run will need.
+
+    Parameters
+    ----------
+    sizes
+        Size of the cohort.
+    config
+        The run's configuration.
+    n_workers
+        Workers that share the shards.
+    worker_limit
+        Memory that each may use, in bytes; None for any amount.
+    """
+    k, m, n = config.fit.n_populations, sizes.n_variants, sizes.n_samples
+    width = packed_width(m)
+    shards = plan.plan_shards(
+        n,
+        m,
+        plan.chunk_people(sizes.sample_chunk),
+        max_people=config.fit.shard_people,
+        max_bytes=config.fit.shard_bytes,
+    )
+    shard_bytes = len(shards[0]) * width
+    sums_bytes = FLOAT_BYTES * m * (k + k * (k + 1) // 2)
+    point_bytes = FLOAT_BYTES * k * (n + m)
+    per_worker = -(-len(shards) // n_workers)
+    stages = {
+        "prepare": _prepare_bytes(sizes),
+        "fit": _fit_bytes(sizes, config, shard_bytes, sums_bytes, per_worker),
+        "train": _encoder_bytes(sizes, config, config.train.batch_size),
+        "apply": _encoder_bytes(sizes, config, apply.GROUP_PEOPLE),
+    }
+    cache_bytes = min(config.fit.cache_bytes, per_worker * shard_bytes)
+    if worker_limit is not None:
+        room = int(USABLE_SHARE * worker_limit) - stages["fit"]
+        cache_bytes = max(min(cache_bytes, room), 0)
+    kept = cache_bytes // shard_bytes * min(n_workers, len(shards))
+    stages["fit"] += cache_bytes // shard_bytes * shard_bytes
+    return Budget(
+        n_shards=len(shards),
+        shard_people=len(shards[0]),
+        shard_bytes=shard_bytes,
+        prepared_bytes=n * width,
+        cache_bytes=cache_bytes,
+        pass_bytes=max(len(shards) - kept, 0) * shard_bytes,
+        stage_bytes=stages,
+        # The accelerated search holds points, maps and their differences.
+        driver_bytes=DRIVER_BYTES
+        + VARIANT_BYTES * m
+        + PERSON_BYTES * n
+        + (4 * config.fit.n_secants + 6) * point_bytes,
+        network_bytes=(min(n_workers, len(shards)) - 1) * sums_bytes
+        + len(shards) * FLOAT_BYTES * k * m
+        + 2 * point_bytes,
+        disk_bytes=n * width + (2 * config.fit.n_secants + 6) * point_bytes,
+    )
+
+
+def _prepare_bytes(sizes: Sizes) -> int:
+    """Memory of a worker that decodes one block."""
+    rows = len(
+        plan.plan_blocks(sizes.n_samples, sizes.n_variants, sizes.sample_chunk)[0]
+    )
+    # Codes of the window and their transpose; calls of a chunk, and what it becomes.
+    window = min(decode.WINDOW_CELLS, rows * sizes.n_variants)
+    chunk = min(sizes.variant_chunk, sizes.n_variants) * rows
+    packed = rows * packed_width(sizes.n_variants)
+    return WORKER_BYTES + packed + 3 * window // 2 + 6 * chunk
+
+
+def _fit_bytes(
+    sizes: Sizes, config: RunConfig, shard_bytes: int, sums_bytes: int, per_worker: int
+) -> int:
+    """Memory of a worker in the fit, without the shards that it keeps."""
+    people = min(config.fit.start_people, sizes.n_samples)
+    variants = min(config.fit.start_variants, sizes.n_variants)
+    start = 4 * people * variants // VARIANTS_PER_BYTE
+    # The shard in use and the one read ahead; sums tiled and not, the two being
+    # added, and one for each level of the tree that waits for its neighbour.
+    levels = math.ceil(math.log2(per_worker)) if per_worker > 1 else 0
+    rounds = 2 * shard_bytes + (5 + levels) * sums_bytes
+    return WORKER_BYTES + FIT_KERNEL_BYTES + max(start, rounds)
+
+
+def _encoder_bytes(sizes: Sizes, config: RunConfig, n_people: int) -> int:
+    """Memory of a worker that encodes some people at a time."""
+    genotypes = 4 * n_people * packed_width(sizes.n_variants)
+    model = 4 * FLOAT_BYTES * config.fit.n_populations * sizes.n_variants
+    return WORKER_BYTES + ENCODER_KERNEL_BYTES + genotypes + model
+
+
+def check_budget(
+    budget: Budget, *, worker_limit: int | None, driver_limit: int, free_disk: int
+) -> None:
+    """Refuse a run that cannot fit.
+
+    Parameters
+    ----------
+    budget
+        What it will need.
+    worker_limit
+        Memory of each worker, in bytes; None for any amount.
+    driver_limit
+        Memory of the driver's machine.
+    free_disk
+        Room where the results go.
+
+    Raises
+    ------
+    InputError
+        If memory or disk will not do; says how much there is, and what to change.
+    """
+    stage = max(budget.stage_bytes, key=budget.stage_bytes.__getitem__)
+    if worker_limit is not None and budget.worker_bytes > worker_limit:
+        settings = {
+            "prepare": "rewrite the cohort with smaller chunks of samples",
+            "fit": f"lower fit.shard_people (shards have {budget.shard_people})",
+        }
+        raise InputError(
+            f"a worker needs about {mebibytes(budget.worker_bytes)} to {stage}, and "
+            f"has {mebibytes(worker_limit)}; raise --worker-memory or "
+            f"{settings.get(stage, 'use fewer workers, with more memory each')}"
+        )
+    if budget.driver_bytes > driver_limit:
+        raise InputError(
+            f"the driver needs about {mebibytes(budget.driver_bytes)}, and the machine "
+            f"has {mebibytes(driver_limit)}; lower fit.n_secants or use a larger one"
+        )
+    if budget.disk_bytes > free_disk:
+        raise InputError(
+            f"the results need up to {mebibytes(budget.disk_bytes)} of disk, and "
+            f"{mebibytes(free_disk)} are free; make room or name another --output"
+        )
+
+
+def mebibytes(n_bytes: int) -> str:
+    """A number of bytes for people to read.
+
+    >>> mebibytes(2**20), mebibytes(3 * 2**29)
+    ('1 MiB', '1,536 MiB')
+    """
+    return f"{round(n_bytes / MIB):,} MiB"
+
+
+def describe(budget: Budget, sizes: Sizes, n_workers: int) -> list[tuple[str, str]]:
+    """A budget as lines of a table: what, and how much."""
+    stages = ", ".join(
+        f"{name} {mebibytes(size)}" for name, size in budget.stage_bytes.items()
+    )
+    return [
+        ("cohort", f"{sizes.n_samples:,} people x {sizes.n_variants:,} variants"),
+        ("workers", f"{n_workers}"),
+        (
+            "shards",
+            f"{budget.n_shards:,} of at most {budget.shard_people:,} people, "
+            f"{mebibytes(budget.shard_bytes)} packed",
+        ),
+        (
+            "read per pass",
+            f"{mebibytes(budget.pass_bytes)} of {mebibytes(budget.prepared_bytes)} "
+            f"packed; each worker keeps up to {mebibytes(budget.cache_bytes)}",
+        ),
+        ("memory of a worker", f"{mebibytes(budget.worker_bytes)} ({stages})"),
+        ("memory of the driver", mebibytes(budget.driver_bytes)),
+        ("network per round", mebibytes(budget.network_bytes)),
+        ("disk", mebibytes(budget.disk_bytes)),
+    ]

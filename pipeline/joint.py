@@ -1,0 +1,262 @@
+"""Steps of the joint training on the workers, and the versioned files they share.
+
+Every step reads `state-STEP.npz` and writes the next: encoder, optimizer and P, which
+no task graph carries. What crosses the network is each slice's gradient, K floats a
+variant. The fixed first layer is made anew from P once an epoch, `layer-EPOCH.npz`.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+
+from estimator import joint, training
+from estimator.config import AncestryEstimatorConfig
+from estimator.likelihood import tile_shape
+from estimator.packing import count_called
+from estimator.projection import project_ancestry
+from pipeline import checkpoint, stream
+from pipeline.location import Location, replacing
+from pipeline.minibatch import DeviceModel, Slice, lay_out_model, pad_people
+
+FloatArray = npt.NDArray[np.float32]
+
+# Newton steps in which Q with P fixed reaches its maximum in nearly every person.
+EVALUATION_STEPS = 3
+
+_FILE = re.compile(r"(state|layer)-(\d+)\.npz")
+
+
+@dataclass(frozen=True)
+class JointFiles:
+    """Where workers find the state of a training.
+
+    Attributes
+    ----------
+    folder
+        Directory of the files.
+    stamp
+        Fingerprint of the run, so that files made anew are read anew.
+    config
+        The encoder's layers.
+    schedule
+        Step sizes.
+    """
+
+    folder: Location
+    stamp: str
+    config: AncestryEstimatorConfig
+    schedule: joint.JointSchedule
+
+    def _state(self, step: int) -> Location:
+        return self.folder / f"state-{step:07d}.npz"
+
+    def _layer(self, epoch: int) -> Location:
+        return self.folder / f"layer-{epoch:04d}.npz"
+
+    def _structure(self) -> Any:
+        """A state without values."""
+
+        def start() -> joint.JointState:
+            weights = training.initial_weights(self.config, seed=0)
+            k, n_variants = self.config.n_populations, self.config.n_snps
+            frequencies = jnp.zeros((k, n_variants), jnp.float32)
+            moment = jnp.zeros((k, k), jnp.float32)
+            return joint.start_joint(
+                weights, frequencies, moment, schedule=self.schedule
+            )
+
+        return jax.eval_shape(start)
+
+    def save_state(self, step: int, state: joint.JointState) -> None:
+        """Write the state before a step."""
+        leaves = jax.tree.leaves_with_path(state)
+        named = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+        _save(self._state(step), named)
+
+    def load_state(self, step: int) -> joint.JointState:
+        """Read the state before a step."""
+        with self._state(step).open("rb") as file:
+            named = np.load(file, allow_pickle=False)
+            return jax.tree.map_with_path(
+                lambda path, _: named[jax.tree_util.keystr(path)], self._structure()
+            )
+
+    def load_model(self, step: int) -> tuple[training.Weights, FloatArray]:
+        """Read the weights and P before a step."""
+        with self._state(step).open("rb") as file:
+            named = np.load(file, allow_pickle=False)
+            weights = jax.tree.map_with_path(
+                lambda path, _: named[".encoder.weights" + jax.tree_util.keystr(path)],
+                self._structure().encoder.weights,
+            )
+            return weights, named[".frequencies"]
+
+    def save_layer(self, epoch: int, projector: training.Projector) -> None:
+        """Write an epoch's fixed first layer."""
+        _save(self._layer(epoch), projector._asdict())
+
+    def load_layer(self, epoch: int) -> training.Projector:
+        """Read an epoch's fixed first layer."""
+        with self._layer(epoch).open("rb") as file:
+            return training.Projector(**np.load(file, allow_pickle=False))
+
+    def keep(self, steps: set[int], epoch: int) -> None:
+        """Delete the states of other steps and the layers of earlier epochs."""
+        for path in self.folder.iterdir():
+            named = _FILE.fullmatch(path.name)
+            if named is None:
+                continue
+            kind, number = named[1], int(named[2])
+            if number not in steps if kind == "state" else number < epoch:
+                path.unlink()
+
+
+def _save(path: Location, arrays: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        np.savez(file, **arrays)
+
+
+@dataclass(frozen=True)
+class Version:
+    """Which state and which first layer a task works with.
+
+    Attributes
+    ----------
+    files
+        Where they are.
+    step
+        Steps taken before.
+    epoch
+        Whose first layer is used.
+    """
+
+    files: JointFiles
+    step: int
+    epoch: int
+
+
+class _Loaded(NamedTuple):
+    weights: training.Weights
+    device: DeviceModel
+
+
+# What this worker process used last; a step's slices on one worker share it.
+_loaded: dict[Version, _Loaded] = {}
+# One reader a worker process: it holds the chunks that were read ahead.
+_reader = stream.BlockReader()
+
+
+def _load(version: Version) -> _Loaded:
+    if version not in _loaded:
+        weights, frequencies = version.files.load_model(version.step)
+        layer = version.files.load_layer(version.epoch)
+        _loaded.clear()
+        device = lay_out_model(frequencies, layer, tile_shape())
+        _loaded[version] = _Loaded(weights, device)
+    return _loaded[version]
+
+
+class _People(NamedTuple):
+    packed: jax.Array
+    n_called: jax.Array
+    features: jax.Array
+
+
+def _read(
+    part: Slice, upcoming: Slice | None, device: DeviceModel, n_padded: int
+) -> _People:
+    ahead = () if upcoming is None else upcoming.blocks
+    packed = _reader.read(part.path, part.blocks, ahead)[part.in_fit]
+    padded = pad_people(packed, n_padded, device.tile)
+    genotypes = jnp.asarray(padded)
+    n_called = jnp.asarray(count_called(padded).astype(np.float32))
+    return _People(genotypes, n_called, device.features(genotypes, n_called))
+
+
+def start(
+    files: JointFiles,
+    weights: training.Weights,
+    frequencies: Location,
+    moment: FloatArray,
+) -> None:
+    """Write the state before the first step."""
+    p = checkpoint.load_array(frequencies)
+    files.save_state(0, joint.start_joint(weights, p, moment, schedule=files.schedule))
+
+
+def renew_layer(
+    version: Version, mean: npt.NDArray[np.float64], spread: npt.NDArray[np.float64]
+) -> None:
+    """Make an epoch's first layer from P as it is, and Q's moments at the start."""
+    _, frequencies = version.files.load_model(version.step)
+    layer = training.projector_of_moments(mean, spread, frequencies)
+    version.files.save_layer(version.epoch, layer)
+
+
+def slice_gradient(
+    part: Slice, upcoming: Slice | None, version: Version, n_padded: int
+) -> joint.JointGradient:
+    """Gradient of one slice of a minibatch, on the host."""
+    weights, device = _load(version)
+    people = _read(part, upcoming, device, n_padded)
+    gradient = joint.joint_gradient(
+        weights, *people, device.frequencies, version.files.config, device.tile
+    )
+    return jax.tree.map(np.asarray, gradient)
+
+
+def take_step(version: Version, gradient: joint.JointGradient) -> float:
+    """Write the next state; the log-likelihood of the minibatch before the step."""
+    state = joint.joint_update(
+        version.files.load_state(version.step),
+        gradient,
+        jnp.asarray(version.step, jnp.int32),
+        schedule=version.files.schedule,
+    )
+    version.files.save_state(version.step + 1, state)
+    return float(gradient.log_likelihood)
+
+
+class Evaluated(NamedTuple):
+    """People at the encoder's Q, and at the Q of highest likelihood with P fixed.
+
+    Attributes
+    ----------
+    ancestry
+        The encoder's Q.
+    log_likelihood, refined_log_likelihood
+        Summed over the people, in nats.
+    n_called
+        Their called genotypes.
+    """
+
+    ancestry: FloatArray
+    log_likelihood: float
+    refined_log_likelihood: float
+    n_called: int
+
+
+def evaluate(part: Slice, version: Version) -> Evaluated:
+    """Judge the trained model on the people of a slice."""
+    weights, device = _load(version)
+    people = _read(part, None, device, 0)
+    encoded = training.encode(version.files.config, weights, people.features)
+    plain, refined = (
+        project_ancestry(
+            people.packed, encoded, device.frequencies, refine=steps, tile=device.tile
+        )
+        for steps in (0, EVALUATION_STEPS)
+    )
+    n_people = np.count_nonzero(part.in_fit)
+    return Evaluated(
+        np.asarray(encoded)[:n_people],
+        float(plain.log_likelihood.sum()),
+        float(refined.log_likelihood.sum()),
+        int(people.n_called.sum(dtype=np.int64)),
+    )

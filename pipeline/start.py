@@ -1,0 +1,147 @@
+"""Starting values of a fit: a spectral start on a sample, extended to all.
+
+The sample's P gives everybody a Q by Newton steps on the sampled variants, and the
+statistics at that Q give the P of every variant.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from estimator.acceleration import Point
+from estimator.likelihood import pad_shard, tile_shape, tile_variants
+from estimator.packing import VARIANTS_PER_BYTE
+from estimator.relaxation import relax_ancestry
+from estimator.spectral import StartingValues, spectral_start
+from pipeline import checkpoint, plan, rounds
+from pipeline.config import FitConfig
+from pipeline.errors import InputError
+from pipeline.location import Location
+from pipeline.prepared import Prepared, open_store
+from pipeline.progress import track
+from pipeline.rounds import FloatArray, ShardTask, Sums
+from pipeline.stream import ShardKey, load_shard, read_rows
+from pipeline.tasks import Cluster
+
+# Newton steps for the Q of everybody, given P of the start's variants, from 1/K.
+EXTENSION_STEPS = 2
+
+
+@dataclass(frozen=True)
+class _StartTask:
+    prepared: Prepared
+    config: FitConfig
+    seed: int
+
+
+class _SampleStart(NamedTuple):
+    frequencies: FloatArray  # of the variants of the bytes chosen
+    byte_stride: int
+
+
+def starting_point(
+    prepared: Prepared,
+    config: FitConfig,
+    cluster: Cluster,
+    folder: Location,
+    *,
+    seed: int,
+    stamp: str,
+) -> Point:
+    """Spectral start on a sample, extended to everyone and every variant.
+
+    Parameters are those of `fit`.
+
+    Raises
+    ------
+    InputError
+        If there are fewer people or variants than populations.
+    """
+    _check_size(prepared, config)
+    tasks = rounds.shard_tasks(prepared, config, stamp)
+    with track("starting values"):
+        start = cluster.submit(_sample_start, _StartTask(prepared, config, seed))
+        store = open_store(prepared.path)
+        frequency = store.read("variant_frequency").astype(np.float32)
+        pooled = np.repeat(frequency[None], config.n_populations, axis=0)
+        name = "start"
+        no_ancestry = np.empty((0, config.n_populations), np.float32)
+        checkpoint.save_point(folder, name, Point(no_ancestry, pooled))
+        path = checkpoint.frequencies_path(folder, name)
+        last = rounds.finish_round(
+            cluster,
+            [
+                cluster.submit(_extend_shard, task, ahead, start, path, worker=worker)
+                for task, ahead, worker in rounds.assign(tasks, cluster)
+            ],
+            path,
+        )
+        ancestry, frequencies, _ = cluster.result(last)
+    return Point(ancestry, frequencies)
+
+
+def _check_size(prepared: Prepared, config: FitConfig) -> None:
+    k = config.n_populations
+    for count, what in (
+        (prepared.n_in_fit, "people"),
+        (prepared.n_variants, "variants"),
+    ):
+        if k > count:
+            raise InputError(
+                f"{prepared.source}: {k} populations need at least as many {what}, and "
+                f"{count} passed quality control; lower -k or relax [qc]"
+            )
+
+
+def _sample_start(task: _StartTask) -> _SampleStart:
+    """P of an evenly spaced sample of variants, from a sample of chunks of people."""
+    prepared, config = task.prepared, task.config
+    store = open_store(prepared.path)
+    blocks = plan.split_rows(prepared.n_samples, prepared.unit)
+    n_blocks = max(config.start_people // prepared.unit, 1)
+    n_bytes = store.shape("call_genotype_packed")[1]
+    most_bytes = max(config.start_variants // VARIANTS_PER_BYTE, 1)
+    columns = plan.evenly_spaced(n_bytes, most_bytes)
+    # Copied, because a view of some columns would keep all of them in memory.
+    people = np.concatenate(
+        [
+            read_rows(store, rows)[prepared.in_fit[rows.slice]][:, columns].copy()
+            for rows in blocks[plan.evenly_spaced(len(blocks), n_blocks)]
+        ]
+    )
+    # Variants beyond the last are missing in everybody: any frequency will do.
+    filling = n_bytes * VARIANTS_PER_BYTE - prepared.n_variants
+    frequency = np.pad(store.read("variant_frequency"), (0, filling))
+    frequency = frequency.reshape(n_bytes, VARIANTS_PER_BYTE)[columns].ravel()
+    values: StartingValues = spectral_start(
+        people,
+        frequency,
+        config.n_populations,
+        seed=task.seed,
+        tile=tile_shape(),
+    )
+    return _SampleStart(values.frequencies, columns.step)
+
+
+def _extend_shard(
+    task: ShardTask,
+    upcoming: ShardKey | None,
+    start: _SampleStart,
+    frequencies: Location,
+) -> Sums:
+    """Q of a shard's people from the sample's P, and the statistics of all of P."""
+    shard = load_shard(task.key, task.cache_bytes, upcoming)
+    n_bytes = -(-task.n_variants // VARIANTS_PER_BYTE)
+    # On a CPU the array is a view of the shard, of which only the sample is copied.
+    sampled = np.asarray(shard.packed)[:, : n_bytes : start.byte_stride]
+    packed = jnp.asarray(pad_shard(sampled, shard.tile))
+    tiles = tile_variants(jnp.asarray(start.frequencies), shard.tile.width)
+    k = start.frequencies.shape[0]
+    ancestry = jnp.full((packed.shape[0], k), 1 / k, jnp.float32)
+    for _ in range(EXTENSION_STEPS):
+        ancestry = relax_ancestry(packed, ancestry, tiles, tile=shard.tile).ancestry
+    del packed
+    p = checkpoint.load_array(frequencies)
+    return rounds.frequency_sums(shard, ancestry, p, 0.0)

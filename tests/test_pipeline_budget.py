@@ -1,0 +1,129 @@
+import dataclasses
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from estimator.packing import packed_width
+from pipeline import budget
+from pipeline.budget import MIB, Budget, Sizes
+from pipeline.config import FitConfig, RunConfig
+from pipeline.errors import InputError
+
+SIZES = Sizes(40_000, 100_000, 1_000, 10_000)
+CONFIG = RunConfig(fit=FitConfig(n_populations=8))
+
+
+def plan(sizes: Sizes = SIZES, *, workers: int = 2, limit: int | None = None) -> Budget:
+    return budget.plan_budget(sizes, CONFIG, workers, limit)
+
+
+def check(planned: Budget, **changes: Any) -> None:
+    limits: dict[str, Any] = {
+        "worker_limit": None,
+        "driver_limit": 2**40,
+        "free_disk": 2**40,
+    }
+    budget.check_budget(planned, **{**limits, **changes})
+
+
+def test_plan_budget__keeps_all_shards_where_there_is_room():
+    planned = plan()
+    assert planned.pass_bytes == 0
+    assert planned.prepared_bytes == 40_000 * 25_000
+    assert planned.n_shards * planned.shard_people >= 40_000
+    check(planned)
+
+
+def test_plan_budget__streams_what_does_not_fit_a_worker():
+    unbounded = plan()
+    limit = unbounded.worker_bytes - unbounded.cache_bytes // 2
+    planned = plan(limit=limit)
+    assert 0 < planned.cache_bytes < unbounded.cache_bytes
+    assert 0 < planned.pass_bytes < planned.prepared_bytes
+    assert planned.worker_bytes <= limit
+    check(planned, worker_limit=limit)
+
+
+def test_plan_budget__people_do_not_change_a_worker_that_streams():
+    """Four times the people: the driver grows by Q and the ids."""
+    limit = 700 * MIB
+    more = dataclasses.replace(SIZES, n_samples=4 * SIZES.n_samples)
+    small, large = plan(limit=limit), plan(more, limit=limit)
+    # Twice as many levels of sums, no more.
+    assert large.worker_bytes - small.worker_bytes <= 2 * 4 * 44 * SIZES.n_variants
+    points = 4 * CONFIG.fit.n_secants + 6
+    per_person = points * 4 * 8 + budget.PERSON_BYTES
+    grown = large.driver_bytes - small.driver_bytes
+    assert grown == 3 * SIZES.n_samples * per_person
+
+
+@given(
+    st.integers(1, 10**6),
+    st.integers(1, 10**6),
+    st.integers(1, 10**4),
+    st.integers(1, 64),
+    st.integers(0, 8 * 2**30),
+)
+def test_plan_budget__never_keeps_more_than_there_is_room_for(
+    n_samples: int, n_variants: int, sample_chunk: int, workers: int, limit: int
+):
+    sizes = Sizes(n_samples, n_variants, sample_chunk, 10_000)
+    planned = plan(sizes, workers=workers, limit=limit)
+    unlimited = plan(sizes, workers=workers)
+    without = unlimited.stage_bytes["fit"] - unlimited.cache_bytes
+    assert planned.cache_bytes <= CONFIG.fit.cache_bytes
+    assert planned.cache_bytes == 0 or without + planned.cache_bytes <= limit
+    assert 0 <= planned.pass_bytes <= planned.n_shards * planned.shard_bytes
+    width = packed_width(n_variants)
+    assert planned.shard_bytes == planned.shard_people * width
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        (
+            {"worker_limit": 500 * MIB},
+            r"a worker needs about \d+ MiB to \w+, and has 500 MiB; raise "
+            r"--worker-memory",
+        ),
+        (
+            {"driver_limit": 100 * MIB},
+            r"the driver needs about \d+ MiB, and the machine has 100 MiB; lower",
+        ),
+        (
+            {"free_disk": 10 * MIB},
+            r"the results need up to 1,\d+ MiB of disk, and 10 MiB are free; make room",
+        ),
+    ],
+)
+def test_check_budget__says_how_much_there_is_and_what_to_change(
+    limits: dict[str, int], message: str
+):
+    planned = plan(limit=limits.get("worker_limit"))
+    with pytest.raises(InputError, match=message):
+        check(planned, **limits)
+
+
+def test_check_budget__names_the_setting_of_a_fit_that_is_too_large():
+    config = RunConfig(fit=FitConfig(n_populations=8, shard_people=20_000))
+    planned = budget.plan_budget(SIZES, config, 2, 700 * MIB)
+    with pytest.raises(InputError, match=r"lower fit\.shard_people \(shards have 5000"):
+        check(planned, worker_limit=700 * MIB)
+
+
+def test_describe__has_every_figure():
+    lines = dict(budget.describe(plan(limit=700 * MIB), SIZES, 2))
+    assert lines["cohort"] == "40,000 people x 100,000 variants"
+    assert lines["shards"] == "40 of at most 1,000 people, 24 MiB packed"
+    assert set(lines) == {
+        "cohort",
+        "workers",
+        "shards",
+        "read per pass",
+        "memory of a worker",
+        "memory of the driver",
+        "network per round",
+        "disk",
+    }
