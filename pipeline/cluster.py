@@ -118,7 +118,7 @@ def local_cluster(
         tempfile.TemporaryDirectory(prefix="streamixture-") as scratch,
         dask.config.set(_settings(specs)),
         _start(specs, scratch, memory_limit or "auto") as started,
-        Client(started) as client,
+        Client(started, set_as_default=False) as client,
     ):
         try:
             client.wait_for_workers(len(specs), timeout=START_TIMEOUT_SECONDS)
@@ -213,7 +213,7 @@ def existing_cluster(address: str) -> Iterator[Cluster]:
         # A client of what is no address fails half made, and dask computes with it.
         distributed.comm.get_address_host_port(address)
         # Certificates that are missing are a TypeError or a RuntimeError.
-        client = Client(address, timeout=CONNECT_TIMEOUT)
+        client = Client(address, timeout=CONNECT_TIMEOUT, set_as_default=False)
     except (OSError, TimeoutError, ValueError, TypeError, RuntimeError) as error:
         raise InputError(
             f"no Dask scheduler answers at {address}: {error}; check --scheduler"

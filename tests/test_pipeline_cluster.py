@@ -274,15 +274,14 @@ def test_existing_cluster__refuses_what_is_no_address(monkeypatch, address):
 
 @pytest.mark.usefixtures("pair")
 def test_existing_cluster__a_mistyped_address_leaves_dask_as_it_was():
-    connected = dask.config.get("scheduler")
+    connected = dask.config.get("scheduler", None)
     with (
         pytest.raises(InputError, match="no Dask scheduler answers at nonsense"),
         cluster.existing_cluster("nonsense"),
     ):
         pass
     gc.collect()
-    assert dask.config.get("scheduler") == connected
-    assert distributed.default_client().status == "running"
+    assert dask.config.get("scheduler", None) == connected
 
 
 def test_existing_cluster__refuses_workers_that_lack_the_package(pair, monkeypatch):
