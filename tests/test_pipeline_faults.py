@@ -138,6 +138,7 @@ def test_run__moves_the_work_of_a_frozen_worker(
     assert tree_bytes(output) == undisturbed
 
 
+@pytest.mark.soak
 def test_run__workers_may_join_and_leave_during_the_fit(
     cohort: Path, undisturbed: dict[str, bytes], tmp_path: Path
 ):
