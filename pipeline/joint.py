@@ -157,6 +157,7 @@ def _load(version: Version) -> _Loaded:
         weights, frequencies = version.files.load_model(version.step)
         layer = version.files.load_layer(version.epoch)
         _loaded.clear()
+        stream.release_shards()
         device = lay_out_model(frequencies, layer, tile_shape())
         _loaded[version] = _Loaded(weights, device)
     return _loaded[version]

@@ -154,6 +154,8 @@ def _train_jointly(
     attrs: dict[str, Any],
 ) -> None:
     """Train encoder and P together: starting values as one stage, then the rest."""
+    bounded = _fit_within_memory(prepared, config, meter.cluster)
+    config = dataclasses.replace(config, fit=bounded)
     training = NeuralFit(
         prepared, config, meter.cluster, path.with_name("rounds"), attrs["stamp"]
     )
