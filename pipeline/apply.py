@@ -38,7 +38,7 @@ KIND = "ancestry"
 FloatArray = npt.NDArray[np.float32]
 
 # A group of people is what one task projects.
-GROUP_PEOPLE = 1_024
+GROUP_PEOPLE = 512
 _VALUES = ("sample_ancestry_proportion", "sample_log_likelihood", "sample_n_called")
 
 

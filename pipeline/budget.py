@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 from estimator.packing import VARIANTS_PER_BYTE, packed_width
-from pipeline import apply, decode, plan
+from pipeline import apply, decode, plan, rounds
 from pipeline.config import RunConfig
 from pipeline.errors import InputError
 
@@ -141,7 +141,9 @@ def plan_budget(
         + VARIANT_BYTES * m
         + PERSON_BYTES * n
         + (4 * config.fit.n_secants + 6) * point_bytes,
+        # Towards the root of the tree, and from there to those who step for P.
         network_bytes=(min(n_workers, len(shards)) - 1) * sums_bytes
+        + (min(n_workers, -(-m // rounds.STEP_VARIANTS)) - 1) * sums_bytes
         + len(shards) * FLOAT_BYTES * k * m
         + 2 * point_bytes,
         disk_bytes=n * width + (2 * config.fit.n_secants + 6) * point_bytes,

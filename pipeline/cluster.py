@@ -154,6 +154,8 @@ def _settings(specs: Sequence[WorkerSpec]) -> dict[str, Any]:
     memory = {"target": False, "spill": False, "pause": False, "terminate": 1.0}
     return {
         "distributed.scheduler.worker-ttl": SILENCE_TIMEOUT,
+        # It would interrupt the kernels a hundred times a second.
+        "distributed.worker.profile.enabled": False,
         # The C library reads its own before a nanny could set them.
         "distributed.nanny.pre-spawn-environ": specs[0].environment if specs else {},
         **{f"distributed.worker.memory.{key}": value for key, value in memory.items()},

@@ -113,7 +113,7 @@ class FitConfig:
 
     method: str = LIKELIHOOD
     n_populations: int = 5
-    tolerance: float = 3e-10
+    tolerance: float = 1e-9
     max_rounds: int = 1_000
     n_secants: int = 3
     shard_people: int = 1_024

@@ -20,6 +20,9 @@ from pipeline.errors import InputError
 SINGLE_THREADED_XLA = (
     "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 )
+# XLA would still hand each kernel to a second thread and wait for it, at a quarter of
+# the CPU time: its pool has as many threads as NPROC says, and jax may call it itself.
+_SAME_THREAD = {"NPROC": "1", "JAX_CPU_ENABLE_ASYNC_DISPATCH": "0"}
 DETERMINISTIC_XLA = "--xla_gpu_deterministic_ops=true"
 _SINGLE_THREADED = (
     "OMP_NUM_THREADS",
@@ -104,6 +107,7 @@ def worker_environment(gpu_id: str | None) -> dict[str, str]:
     if gpu_id is None:
         return {
             **common,
+            **_SAME_THREAD,
             "JAX_PLATFORMS": "cpu",
             "CUDA_VISIBLE_DEVICES": "",
             "XLA_FLAGS": SINGLE_THREADED_XLA,

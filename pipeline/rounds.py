@@ -8,7 +8,7 @@ fixed tree, and the last task takes the Newton step for P.
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,9 +34,9 @@ from pipeline.tasks import Cluster, Future
 
 FloatArray = npt.NDArray[np.float32]
 
-# Tiles of variants stepped at a time: the step's temporaries are several times its
-# arguments.
-_STEP_TILES = 16
+# Variants in one task of the step for P, at most: the step's temporaries are several
+# times its arguments, and more tasks than one keep more workers busy.
+STEP_VARIANTS = 16_384
 
 
 class Sums(NamedTuple):
@@ -102,7 +102,7 @@ def evaluate(
     name = checkpoint.point_name(round_number)
     frequencies = checkpoint.frequencies_path(folder, name)
     ancestry = checkpoint.ancestry_path(folder, name)
-    last = finish_round(
+    mapped, log_likelihood = finish_round(
         cluster,
         [
             cluster.submit(
@@ -111,9 +111,8 @@ def evaluate(
             for task, ahead, worker in assign(tasks, cluster)
         ],
         frequencies,
+        tasks[0].n_variants,
     )
-    mapped_ancestry, mapped_frequencies, log_likelihood = cluster.result(last)
-    mapped = Point(mapped_ancestry, mapped_frequencies)
     return Evaluation(round_number, point, mapped, log_likelihood)
 
 
@@ -127,12 +126,26 @@ def assign(tasks: list[ShardTask], cluster: Cluster) -> Iterator[Assignment]:
             yield Assignment(tasks[shard], upcoming, worker)
 
 
-def finish_round(cluster: Cluster, sums: list[Future], frequencies: Location) -> Future:
-    """Add the sums, and take the step for P.
+def finish_round(
+    cluster: Cluster, sums: list[Future], frequencies: Location, n_variants: int
+) -> tuple[Point, float]:
+    """Add the sums, take the step for P, and wait for both.
 
     Nobody else may refer to the sums: a worker holds each for as long as one does.
+
+    Returns
+    -------
+    Q after the round and P after its step; the log-likelihood before both.
     """
-    return cluster.submit(_step_frequencies, cluster.add(_add, sums), frequencies)
+    total = cluster.add(_add, sums)
+    n_parts = -(-n_variants // STEP_VARIANTS)
+    steps = [
+        cluster.submit(_step_part, total, frequencies, part, n_parts, worker=worker)
+        for part, worker in enumerate(cluster.spread(n_parts))
+    ]
+    ancestry, log_likelihood = cluster.result(cluster.submit(_people_of, total))
+    stepped = [cluster.result(step) for step in steps]
+    return Point(ancestry, np.concatenate(stepped, axis=1)), log_likelihood
 
 
 def _relax_shard(
@@ -175,25 +188,25 @@ def _add(left: Sums, right: Sums) -> Sums:
     )
 
 
-def _step_frequencies(sums: Sums, frequencies: Location) -> tuple[Any, ...]:
-    """Q after the round, P after its step, and the log-likelihood before both."""
-    p = checkpoint.load_array(frequencies)
+def _people_of(sums: Sums) -> tuple[FloatArray, float]:
+    return sums.ancestry, sums.log_likelihood
+
+
+def _step_part(
+    sums: Sums, frequencies: Location, part: int, n_parts: int
+) -> FloatArray:
+    """P of some tiles of variants after its step."""
     n_tiles, _, _, width = sums.gradient.shape
-    n_variants = VARIANTS_PER_BYTE * width * min(n_tiles, _STEP_TILES)
-    stepped = [
-        _step_variants(
-            p[:, start : start + n_variants],
-            sums.gradient[tile : tile + _STEP_TILES],
-            sums.hessian[tile : tile + _STEP_TILES],
-            n_variants,
-        )
-        for tile, start in zip(
-            range(0, n_tiles, _STEP_TILES),
-            range(0, p.shape[1], n_variants),
-            strict=True,
-        )
-    ]
-    return sums.ancestry, np.concatenate(stepped, axis=1), sums.log_likelihood
+    tiles_per_part = -(-n_tiles // n_parts)
+    tiles = slice(part * tiles_per_part, (part + 1) * tiles_per_part)
+    n_variants = VARIANTS_PER_BYTE * width * tiles_per_part
+    p = checkpoint.load_array(frequencies)
+    return _step_variants(
+        p[:, part * n_variants : (part + 1) * n_variants],
+        sums.gradient[tiles],
+        sums.hessian[tiles],
+        n_variants,
+    )
 
 
 def _step_variants(

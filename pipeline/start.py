@@ -70,16 +70,16 @@ def starting_point(
         no_ancestry = np.empty((0, config.n_populations), np.float32)
         checkpoint.save_point(folder, name, Point(no_ancestry, pooled))
         path = checkpoint.frequencies_path(folder, name)
-        last = rounds.finish_round(
+        extended, _ = rounds.finish_round(
             cluster,
             [
                 cluster.submit(_extend_shard, task, ahead, start, path, worker=worker)
                 for task, ahead, worker in rounds.assign(tasks, cluster)
             ],
             path,
+            prepared.n_variants,
         )
-        ancestry, frequencies, _ = cluster.result(last)
-    return Point(ancestry, frequencies)
+    return extended
 
 
 def _check_size(prepared: Prepared, config: FitConfig) -> None:
