@@ -1,4 +1,4 @@
-"""Which of the correlated variants to keep.
+"""Which of the correlated variants to keep, and of any that exclude one another.
 
 Apart from `linkage`, which workers import, because sgkit costs each process that loads
 it more memory than a block of genotypes.
@@ -37,15 +37,34 @@ def prune(
         any correlation at all.
     """
     first, second = linkage.linked_pairs(dosage, ends, max_r2)
-    n_variants = ends.size
-    by_priority = np.argsort(-minor_frequency, kind="stable")
+    return independent(first, second, np.argsort(-minor_frequency, kind="stable"))
+
+
+def independent(
+    first: npt.NDArray[np.int64],
+    second: npt.NDArray[np.int64],
+    by_priority: npt.NDArray[np.intp],
+) -> npt.NDArray[np.bool_]:
+    """Choose a maximal set of which no two are a pair.
+
+    Parameters
+    ----------
+    first, second
+        The pairs.
+    by_priority
+        Everything that there is to choose from, the most wanted first. What is taken
+        drops all that it is in a pair with.
+
+    >>> independent(np.array([0, 1]), np.array([1, 2]), np.array([1, 0, 2]))
+    array([False,  True, False])
+    """
     priority = np.empty_like(by_priority)
-    priority[by_priority] = np.arange(n_variants)
+    priority[by_priority] = np.arange(by_priority.size)
     better = np.minimum(priority[first], priority[second])
     worse = np.maximum(priority[first], priority[second])
     order = np.lexsort((worse, better))
-    pruned = sgkit.maximal_independent_set({"i": better[order], "j": worse[order]})
-    lost = pruned["ld_prune_index_to_drop"].values.astype(np.intp)
-    kept = np.ones(n_variants, dtype=np.bool_)
+    dropped = sgkit.maximal_independent_set({"i": better[order], "j": worse[order]})
+    lost = dropped["ld_prune_index_to_drop"].values.astype(np.intp)
+    kept = np.ones(by_priority.size, dtype=np.bool_)
     kept[by_priority[lost]] = False
     return kept
