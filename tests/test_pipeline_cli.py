@@ -204,6 +204,16 @@ def test_stages__one_by_one_as_commands(tmp_path: Path):
     assert ids == stored.read("sample_id").tolist()
     assert np.loadtxt(tmp_path / "result.2.P").shape == (200, 2)
     assert "<html" in (tmp_path / "report.html").read_text()
+    table = ("result.2.P", "result.variants", "--genome-build", "GRCh38")
+    streamixture("import-model", *table, "--output", "given.zarr", *one)
+    given = ("given.zarr", "cohort.vcz", "--strand", "drop", "--output", "again.zarr")
+    assert "200 matched" in streamixture("apply", *given, *one)
+    again = Store.open(tmp_path / "again.zarr", "ancestry")
+    found = again.read("sample_ancestry_proportion")
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    assert (
+        Store.open(tmp_path / "given.zarr", "model").attrs["genome_build"] == "GRCh38"
+    )
 
 
 def test_run__dry_run_prints_the_plan_and_writes_nothing(tmp_path):
