@@ -190,10 +190,9 @@ def test_stages__one_by_one_as_commands(tmp_path: Path):
     one = ("--workers", "1")
     streamixture("prepare", "cohort.vcz", "--output", "p.zarr", "--no-qc", *one)
     streamixture("fit", "p.zarr", "--output", "m.zarr", "-k", "2", *one)
-    said = streamixture("apply", "m.zarr", "cohort.vcz", "--output", "a.zarr", *one)
-    assert (
-        "variants of the model: 200 matched, 0 with alleles swapped, 0 on the" in said
-    )
+    new = ("cohort.vcz", "--strand", "drop", "--output", "a.zarr")
+    said = streamixture("apply", "m.zarr", *new, *one)
+    assert "model: 200 matched, 0 with alleles swapped, 0 on the opposite" in said
     streamixture("export", "a.zarr", "result")
     streamixture("report", "a.zarr", "--output", "report.html")
     q = np.loadtxt(tmp_path / "result.2.Q")
@@ -206,14 +205,8 @@ def test_stages__one_by_one_as_commands(tmp_path: Path):
     assert "<html" in (tmp_path / "report.html").read_text()
     table = ("result.2.P", "result.variants", "--genome-build", "GRCh38")
     streamixture("import-model", *table, "--output", "given.zarr", *one)
-    given = ("given.zarr", "cohort.vcz", "--strand", "drop", "--output", "again.zarr")
-    assert "200 matched" in streamixture("apply", *given, *one)
-    again = Store.open(tmp_path / "again.zarr", "ancestry")
-    found = again.read("sample_ancestry_proportion")
-    np.testing.assert_allclose(found, expected, atol=1e-3)
-    assert (
-        Store.open(tmp_path / "given.zarr", "model").attrs["genome_build"] == "GRCh38"
-    )
+    given = Store.open(tmp_path / "given.zarr", "model")
+    assert given.attrs["genome_build"] == "GRCh38"
 
 
 def test_run__dry_run_prints_the_plan_and_writes_nothing(tmp_path):
