@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from estimator.config import AncestryEstimatorConfig
 from estimator.training import Projector, Weights
-from pipeline import schema
+from pipeline import genome_build, schema
 from pipeline.errors import InputError
 from pipeline.fit import FitResult
 from pipeline.location import Location
@@ -50,29 +50,61 @@ def save_model(
 ) -> None:
     """Write a model store."""
     source = open_store(prepared.path)
+    keys = {name: source.read(name) for name in schema.VARIANT_KEYS}
+    write_model(
+        path,
+        keys,
+        Model(fitted.point.frequencies, encoder),
+        {
+            "log_likelihood_trace": fitted.trace,
+            "converged": fitted.converged,
+            "data_passes": fitted.data_passes,
+            "method": fitted.method,
+            "qc_steps": source.attrs["qc_steps"],
+            "genome_build": source.attrs.get("genome_build", genome_build.UNKNOWN),
+            **attrs,
+        },
+    )
+
+
+def write_model(
+    path: Location,
+    keys: Mapping[str, npt.NDArray[Any]],
+    model: Model,
+    attrs: dict[str, Any],
+) -> None:
+    """Write a model store from its parts.
+
+    Parameters
+    ----------
+    path
+        Where it is built.
+    keys
+        Contig, position, alleles and id of each variant, as `schema.VARIANT_KEYS`.
+    model
+        P and the encoder.
+    attrs
+        Where they come from, `method`, `genome_build` and provenance among it.
+    """
+    projector = model.encoder.projector
     store = Store.create(path, KIND)
     write_all(
         store,
         schema.MODEL,
         {
-            **{name: source.read(name) for name in schema.VARIANT_KEYS},
-            "variant_population_frequency": fitted.point.frequencies.T,
-            "variant_encoder_centre": encoder.projector.centre,
-            "variant_encoder_projection": encoder.projector.factor.T,
+            **keys,
+            "variant_population_frequency": model.frequencies.T,
+            "variant_encoder_centre": projector.centre,
+            "variant_encoder_projection": projector.factor.T,
         },
     )
-    for name, values in _flatten(encoder.weights):
+    for name, values in _flatten(model.encoder.weights):
         dims = tuple(f"{name}.{axis}" for axis in range(values.ndim))
         spec = schema.ArraySpec(dims, "float32", "Weights of one encoder layer.")
         store.write(_WEIGHT + name, spec, values)
     store.set_attrs(
-        n_populations=fitted.point.frequencies.shape[0],
-        hidden_dims=list(encoder.config.hidden_dims),
-        log_likelihood_trace=fitted.trace,
-        converged=fitted.converged,
-        data_passes=fitted.data_passes,
-        method=fitted.method,
-        qc_steps=source.attrs["qc_steps"],
+        n_populations=model.frequencies.shape[0],
+        hidden_dims=list(model.encoder.config.hidden_dims),
         **attrs,
     )
     store.finish()

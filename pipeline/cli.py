@@ -1,7 +1,7 @@
 """The `streamixture` command: the stages of a run, together or each on its own.
 
-In the order of the pipeline: simulate, import, prepare, fit, apply, export, report;
-`run` is all of it, and `demo` is `run` on the 1000 Genomes people.
+In the order of the pipeline: simulate, import, prepare, fit, import-model, apply,
+export, report; `run` is all of it, and `demo` is `run` on the 1000 Genomes people.
 
 Holds no logic, and imports the stages when a command is called: worker processes
 import this module again before their device is set, so jax must not come with it.
@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 import click
 
-from pipeline import publication
-from pipeline.config import METHODS, RunConfig, load_config, replace_values
+from pipeline import genome_build, publication
+from pipeline.config import METHODS, STRANDS, RunConfig, load_config, replace_values
 from pipeline.launch import Group, Where, on_workers
 from pipeline.location import Location, locate
 
@@ -69,6 +69,7 @@ def _configure(
     method: str | None = None,
     no_qc: bool = False,
     refine: int | None = None,
+    strand: str | None = None,
 ) -> RunConfig:
     """The file's configuration with the flags' values in their place."""
     config = load_config(config_path)
@@ -82,6 +83,8 @@ def _configure(
         config = replace_values(config, "qc", enabled=False)
     if refine is not None:
         config = replace_values(config, "apply", refine=refine)
+    if strand is not None:
+        config = replace_values(config, "apply", strand=strand)
     return config
 
 
@@ -232,6 +235,42 @@ def fit(
     click.echo(f"fitted {prepared}: {output}")
 
 
+@main.command("import-model")
+@click.argument("frequencies", type=_PATH)
+@click.argument("variants", type=_PATH)
+@click.option("--output", required=True, type=_LOCATION, help="Model store to make.")
+@click.option(
+    "--genome-build",
+    type=click.Choice(genome_build.BUILDS),
+    default=genome_build.UNKNOWN,
+    help="Build of the positions; cohorts on another are refused.",
+)
+@on_workers
+@_config_option
+@_seed_option
+@_overwrite_option
+def import_model(
+    frequencies: Path,
+    variants: Path,
+    output: Location,
+    genome_build: str,
+    where: Where,
+    config_path: Path | None,
+    seed: int | None,
+    overwrite: bool,
+) -> None:
+    """Make a model of allele FREQUENCIES, as ADMIXTURE's .P, at VARIANTS.
+
+    VARIANTS is the .bim file that ADMIXTURE read, or PREFIX.variants of an export.
+    """
+    config = _configure(config_path, seed=seed)
+    from pipeline import given
+
+    known = given.read_frequencies(frequencies, variants, genome_build)
+    given.make_model(known, output, config, where.cluster(), overwrite=overwrite)
+    click.echo(f"made a model of {frequencies}: {output}")
+
+
 @main.command("apply")
 @click.argument("model", type=_LOCATION)
 @click.argument("cohort")
@@ -241,6 +280,12 @@ def fit(
     type=click.IntRange(min=0),
     help="Newton steps after the encoder; 0 is the encoder alone.",
 )
+@click.option(
+    "--strand",
+    type=click.Choice(STRANDS),
+    help="A/T and C/G variants: let their frequencies tell the strand (default), "
+    "trust it as written, or drop them.",
+)
 @on_workers
 @_config_option
 @_restart
@@ -249,20 +294,18 @@ def apply_(
     cohort: str,
     output: Location,
     refine: int | None,
+    strand: str | None,
     where: Where,
     config_path: Path | None,
     **restart: bool,
 ) -> None:
     """Project the people of COHORT on a fitted MODEL."""
-    config = _configure(config_path, refine=refine)
+    config = _configure(config_path, refine=refine, strand=strand)
     from pipeline import stages
 
     cluster = where.cluster()
-    match = stages.project(model, cohort, output, config, cluster, **restart)
-    click.echo(
-        f"variants of the model: {match.n_matched} matched, {match.n_swapped} with "
-        f"alleles swapped, {match.n_absent} absent"
-    )
+    found = stages.project(model, cohort, output, config, cluster, **restart)
+    click.echo(f"variants of the model: {found}")
     click.echo(f"ancestry of {cohort}: {output}")
 
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import sgkit
 import xarray as xr
 
-from pipeline import cohort_metadata, zarr_files
+from pipeline import cohort_metadata, genome_build, zarr_files
 from pipeline.errors import InputError
 from pipeline.location import Location, RemotePath, files_below, locate
 
@@ -85,6 +85,17 @@ class Cohort:
                 f"but contig_id names {len(names)} contigs; convert the cohort again"
             )
         return names[numbers]
+
+    @property
+    def genome_build(self) -> str:
+        """Build that the positions are on, one of `genome_build.BUILDS`."""
+        header = genome_build.header_lines(self.dataset.attrs)
+        lengths = genome_build.header_lengths(header)
+        if {"contig_id", "contig_length"} <= set(self.dataset):
+            names = _strings(self.dataset["contig_id"].values)
+            stored = self.dataset["contig_length"].values.tolist()
+            lengths |= dict(zip(names, stored, strict=True))
+        return genome_build.identify(lengths, header)
 
     @property
     def alleles(self) -> Alleles:
@@ -189,9 +200,8 @@ def open_cohort(url: str | Location) -> Cohort:
         raise InputError(
             f"{url}: cannot be opened ({reason}); convert the cohort again"
         ) from error
-    keys = [
-        name for name in (*cohort_metadata.SPECS, "variant_id") if name in in_memory
-    ]
+    wanted = (*cohort_metadata.SPECS, "variant_id", "contig_length")
+    keys = [name for name in wanted if name in in_memory]
     dataset = dataset.assign(
         {name: in_memory[name].variable for name in keys if name != "call_genotype"}
     )

@@ -211,8 +211,14 @@ class NeuralConfig:
         )
 
 
+# The method of a model that was not fitted here, but made of a given P.
+GIVEN = "given"
+
 # Newton steps after the encoder, where the configuration leaves them to the method.
-_NEWTON_STEPS = {LIKELIHOOD: 8, NEURAL: 0}
+_NEWTON_STEPS = {LIKELIHOOD: 8, NEURAL: 0, GIVEN: 8}
+
+CHECK, TRUSTED, DROP = "check", "trusted", "drop"
+STRANDS = (CHECK, TRUSTED, DROP)
 
 
 @dataclass(frozen=True)
@@ -226,11 +232,26 @@ class ApplyConfig:
         encoder, three reach the maximum of the likelihood in nearly every person.
         -1 leaves it to the method that fitted the model: 8 for "likelihood", and 0
         for "neural", whose answer is the encoder's.
+    strand
+        What to do with A/T and C/G variants of another cohort, whose alleles do not
+        tell their strand. "check" uses those of which the frequencies tell it,
+        "trusted" takes them to be on the strand they are written on, "drop" leaves
+        them out.
+    min_overlap
+        Smallest fraction of the model's variants that a cohort must have usable, in
+        [0, 1].
     """
 
     refine: int = -1
+    strand: str = CHECK
+    min_overlap: float = 0.5
 
     def __post_init__(self) -> None:
+        _require(
+            self.strand in STRANDS,
+            f"apply.strand is {self.strand!r}; it must be one of {', '.join(STRANDS)}",
+        )
+        _require_fraction("apply", min_overlap=self.min_overlap)
         _require(
             self.refine >= -1,
             f"apply.refine is {self.refine}; it must be >= 0, or -1 for the method's",

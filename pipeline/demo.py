@@ -111,6 +111,8 @@ def _variables(cohort: DemoCohort) -> xr.Dataset:
     population = np.array(cohort.superpopulation, object)
     variables = variables.assign(sample_population=("samples", population))
     variables.attrs["source"] = f"1000 Genomes phase 3, from peddy {PEDDY_VERSION}"
+    # Where bio2zarr keeps the header of a VCF file, and `genome_build` looks.
+    variables.attrs["vcf_meta_information"] = [["reference", "GRCh37"]]
     return variables
 
 

@@ -74,7 +74,8 @@ def _lay_out_checked(
             "sample_in_fit": result.sample_mask,
         },
     )
-    store.set_attrs(qc_steps=_steps(result), **attrs)
+    build = cohort.genome_build
+    store.set_attrs(qc_steps=_steps(result), genome_build=build, **attrs)
     return store
 
 

@@ -131,13 +131,15 @@ def finish_round(
 ) -> tuple[Point, float]:
     """Add the sums, take the step for P, and wait for both.
 
-    Nobody else may refer to the sums: a worker holds each for as long as one does.
+    Empties the list of the sums, to which nobody else may refer: a worker holds each
+    for as long as one does.
 
     Returns
     -------
     Q after the round and P after its step; the log-likelihood before both.
     """
     total = cluster.add(_add, sums)
+    sums.clear()
     n_parts = -(-n_variants // STEP_VARIANTS)
     steps = [
         cluster.submit(_step_part, total, frequencies, part, n_parts, worker=worker)

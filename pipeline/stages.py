@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import budget, provenance, publication
+from pipeline import budget, overlap, provenance, publication
 from pipeline.apply import apply_model
 from pipeline.bundle import save_model
 from pipeline.cohort import Cohort, open_cohort
-from pipeline.config import NEURAL, FitConfig, RunConfig
+from pipeline.config import NEURAL, TRUSTED, FitConfig, RunConfig, replace_values
 from pipeline.errors import InputError
 from pipeline.fit import fit
 from pipeline.ingest import ingest, needs_import, source_digest
 from pipeline.location import Location, delete_tree, locate
-from pipeline.match import Match, match_variants
+from pipeline.match import Match, MatchCounts, match_variants
 from pipeline.meter import Meter
 from pipeline.neural import NeuralFit
 from pipeline.prepare import fill, lay_out, prepare
@@ -241,7 +241,7 @@ def project(
     *,
     resume: bool = False,
     overwrite: bool = False,
-) -> Match:
+) -> MatchCounts:
     """Project the people of another cohort on a fitted model.
 
     Parameters
@@ -249,11 +249,12 @@ def project(
     model_path
         A model store.
     source
-        The cohort, as for `run`.
+        The cohort, as for `run`. The strands of the one that the model was fitted to
+        are trusted.
     output
         The ancestry store to make.
     config
-        Refinement and seed.
+        Refinement, strands, overlap and seed.
     cluster
         Workers.
     resume
@@ -261,54 +262,69 @@ def project(
     overwrite
         Replace an ancestry store that is there.
 
+    Returns
+    -------
+    What became of the model's variants.
+
     Raises
     ------
     InputError
-        If the cohort lacks too many of the model's variants, or the output exists.
+        If the cohort lacks too many of the model's variants or is on another genome
+        build, or the output exists.
     """
     name = "ancestry.zarr"
     options = {"resume": resume, "overwrite": overwrite}
-    model_path = publication.resolve(model_path)
-    stamp = Store.open(model_path, "model").attrs["stamp"]
+    model = Store.open(publication.resolve(model_path), "model")
     with open_store_workspace(output, name, **options) as workspace:
         cohort = open_source(source, workspace.work)
-        match = match_variants(model_path, cohort)
-        inputs = provenance_inputs(cohort.fingerprint(), config) | {"model": stamp}
-        attrs = {
-            **describe(source, config, inputs),
-            "model_stamp": stamp,
-            "variants_matched": match.n_matched,
-            "variants_swapped": match.n_swapped,
-            "variants_absent": match.n_absent,
+        build = overlap.check_build(model, cohort)
+        match = match_variants(model, cohort)
+        overlap.check_overlap(match, model, cohort, config.apply)
+        fingerprint = cohort.fingerprint()
+        inputs = provenance_inputs(fingerprint, config) | {
+            "model": model.attrs["stamp"]
         }
-        if resume and workspace.conclude(attrs["stamp"]):
-            return match
+        attrs = describe(source, config, inputs)
+        finished = workspace.conclude(attrs["stamp"]) if resume else None
+        if finished is not None:
+            return MatchCounts.from_attrs(finished)
         workspace.check_inputs(inputs)
+        if model.attrs.get("cohort_fingerprint") == fingerprint:
+            config = replace_values(config, "apply", strand=TRUSTED)
         with cluster as workers:
+            path = workspace.building("prepared.zarr")
             if not workspace.is_built("prepared.zarr"):
-                path = workspace.building("prepared.zarr")
-                _prepare_for_model(cohort, path, model_path, match, workers)
-            prepared = open_prepared(workspace.building("prepared.zarr"))
-            built = workspace.building(name)
-            apply_model(model_path, prepared, built, config.apply, workers, attrs)
+                _prepare_for_model(cohort, path, model, match, config, workers)
+            counts = MatchCounts.from_attrs(Store.open(path, "prepared").attrs)
+            attrs |= {"model_stamp": model.attrs["stamp"], "genome_build": build}
+            apply_model(
+                model.path,
+                open_prepared(path),
+                workspace.building(name),
+                config.apply,
+                workers,
+                attrs | counts.as_attrs(),
+            )
         workspace.publish()
-    return match
+    return counts
 
 
 def _prepare_for_model(
     cohort: Cohort,
     path: Location,
-    model_path: Location,
+    model: Store,
     match: Match,
+    config: RunConfig,
     cluster: Cluster,
 ) -> None:
     """Prepare a cohort's genotypes at a model's variants, for nobody's fit."""
     store = Store.resume(path, "prepared")
     if store is None:
-        model = Store.open(model_path, "model")
+        match = overlap.settle_strands(match, model, cohort, config.apply)
         keys = {name: model.read(name) for name in VARIANT_KEYS}
         store = lay_out(cohort, path, match.columns, keys)
         nobody = np.zeros(cohort.n_samples, bool)
         store.write("sample_in_fit", PREPARED["sample_in_fit"], nobody)
+        store.set_attrs(**match.counts.as_attrs())
     fill(cohort, store, cluster)
     store.finish()

@@ -100,6 +100,7 @@ def test_save_model__keeps_keys_trace_and_provenance(tmp_path):
         "converged": True,
         "data_passes": 4,
         "qc_steps": prepared.attrs["qc_steps"],
+        "genome_build": "unknown",
     }
     assert expected.items() <= store.attrs.items()
 

@@ -190,8 +190,9 @@ def test_stages__one_by_one_as_commands(tmp_path: Path):
     one = ("--workers", "1")
     streamixture("prepare", "cohort.vcz", "--output", "p.zarr", "--no-qc", *one)
     streamixture("fit", "p.zarr", "--output", "m.zarr", "-k", "2", *one)
-    said = streamixture("apply", "m.zarr", "cohort.vcz", "--output", "a.zarr", *one)
-    assert "200 matched, 0 with alleles swapped, 0 absent" in said
+    new = ("cohort.vcz", "--strand", "drop", "--output", "a.zarr")
+    said = streamixture("apply", "m.zarr", *new, *one)
+    assert "model: 200 matched, 0 with alleles swapped, 0 on the opposite" in said
     streamixture("export", "a.zarr", "result")
     streamixture("report", "a.zarr", "--output", "report.html")
     q = np.loadtxt(tmp_path / "result.2.Q")
@@ -202,6 +203,10 @@ def test_stages__one_by_one_as_commands(tmp_path: Path):
     assert ids == stored.read("sample_id").tolist()
     assert np.loadtxt(tmp_path / "result.2.P").shape == (200, 2)
     assert "<html" in (tmp_path / "report.html").read_text()
+    table = ("result.2.P", "result.variants", "--genome-build", "GRCh38")
+    streamixture("import-model", *table, "--output", "given.zarr", *one)
+    given = Store.open(tmp_path / "given.zarr", "model")
+    assert given.attrs["genome_build"] == "GRCh38"
 
 
 def test_run__dry_run_prints_the_plan_and_writes_nothing(tmp_path):

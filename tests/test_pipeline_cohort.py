@@ -232,3 +232,25 @@ def test_fingerprint__depends_on_content(tmp_path, change):
 
 def test_fingerprint__depends_on_chunks(tmp_path):
     assert _fingerprint(tmp_path) != _fingerprint(tmp_path, chunks=(20, 12))
+
+
+@pytest.mark.parametrize(
+    ("lengths", "attributes", "build"),
+    [
+        ([249250621, 1], {}, "GRCh37"),
+        ([248956422, 242193529], {"vcf_meta_information": []}, "GRCh38"),
+        (None, {"vcf_meta_information": [["reference", "hg18.fa"]]}, "NCBI36"),
+        (None, {"vcf_header": "##contig=<ID=1,length=249250621>\n"}, "GRCh37"),
+        (None, {}, "unknown"),
+    ],
+)
+def test_genome_build(tmp_path, lengths, attributes, build):
+    url = _write(
+        tmp_path,
+        attributes=attributes,
+        contig_id=text(["chr1", "chr2"]),
+        contig_length=None if lengths is None else np.array(lengths, np.int64),
+        dims={"contig_length": ["contigs"]},
+    )
+    with dask.config.set(scheduler=forbid_dask):
+        assert open_cohort(url).genome_build == build

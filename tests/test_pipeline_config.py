@@ -52,7 +52,7 @@ COMPLETE = RunConfig(
         frequency_rate=0.25,
         held_out=0.0,
     ),
-    apply=ApplyConfig(refine=0),
+    apply=ApplyConfig(refine=0, strand="drop", min_overlap=0.7),
 )
 
 
@@ -231,6 +231,18 @@ def test_apply_config__refuses_negative_steps():
         ApplyConfig(refine=-2)
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"strand": "guess"}, r"apply\.strand is 'guess'; it must be one of check,"),
+        ({"min_overlap": 1.5}, r"apply\.min_overlap is 1\.5; it must be in \[0, 1\]"),
+    ],
+)
+def test_apply_config__refuses(values, message):
+    with pytest.raises(InputError, match=message):
+        ApplyConfig(**values)
+
+
 @pytest.mark.parametrize("seed", [-1, 2**32])
 def test_run_config__refuses_a_seed(seed):
     message = rf"seed is {seed}; it must be in \[0, 4294967295\]"
@@ -279,6 +291,7 @@ def test_neural_config__refuses(values, message):
 def test_newton_steps__are_the_methods_unless_given():
     assert ApplyConfig().newton_steps("likelihood") == 8
     assert ApplyConfig().newton_steps("neural") == 0
+    assert ApplyConfig().newton_steps("given") == 8
     assert ApplyConfig(refine=3).newton_steps("neural") == 3
 
 
