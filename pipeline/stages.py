@@ -13,6 +13,7 @@ from pipeline.apply import apply_model
 from pipeline.bundle import save_model
 from pipeline.cohort import Cohort, open_cohort
 from pipeline.config import NEURAL, FitConfig, RunConfig
+from pipeline.distinct import check_distinct
 from pipeline.errors import InputError
 from pipeline.fit import fit
 from pipeline.ingest import ingest, needs_import, source_digest
@@ -26,7 +27,6 @@ from pipeline.schema import PREPARED, VARIANT_KEYS
 from pipeline.store import Store, check_genotypes
 from pipeline.tasks import Cluster
 from pipeline.train import train
-from pipeline.vcf_zarr import clear_unfinished
 from pipeline.workspace import open_store_workspace
 
 logger = logging.getLogger(__name__)
@@ -58,10 +58,13 @@ def describe(source: str, config: RunConfig, inputs: dict[str, Any]) -> dict[str
 def open_source(source: str, folder: Location) -> Cohort:
     """Open a cohort, importing it into a folder first if it is no VCF Zarr store.
 
+    The processes of an import are one a core of this machine.
+
     Raises
     ------
     InputError
-        If it cannot be used, or if files that were imported there have changed.
+        If it cannot be used, has a variant twice, or if files that were imported there
+        have changed.
     """
     path = locate(source)
     if needs_import(source):
@@ -70,6 +73,7 @@ def open_source(source: str, folder: Location) -> Cohort:
     url = str(publication.resolve(path))
     cohort = open_cohort(url)
     check_genotypes(url)
+    check_distinct(cohort)
     return cohort
 
 
@@ -77,13 +81,28 @@ def _import_once(source: str, path: Location, kept: Location) -> None:
     """Import to a path, unless it is there already, and keep the files' digest."""
     digest = source_digest(source)
     if not path.exists():
-        clear_unfinished(path)
         provenance.write_json(kept, digest)
-        ingest(source, path)
+        # What is to be done with an import that was begun, the workspace decides.
+        ingest(source, path, resume=True, digest=digest)
     elif json.loads(kept.read_text()) != digest:
         raise InputError(
             f"{source} has changed since the unfinished run imported it; restore it "
             "to --resume, or --overwrite to start afresh"
+        )
+
+
+def check_populations(n_populations: int, n_people: int) -> None:
+    """Refuse more populations than people, which nothing could tell apart.
+
+    Raises
+    ------
+    InputError
+        If so.
+    """
+    if n_populations > n_people:
+        raise InputError(
+            f"K is {n_populations}, and the cohort has {n_people} people; give a "
+            "smaller -k"
         )
 
 
@@ -218,6 +237,7 @@ def fit_only(
     prepared = hold_out(
         open_prepared(publication.resolve(prepared_path)), config.held_out
     )
+    check_populations(config.fit.n_populations, prepared.n_samples)
     origin = Store.open(prepared.path, "prepared").attrs
     inputs = provenance_inputs(origin["cohort_fingerprint"], config)
     inputs["prepared"] = origin["stamp"]
