@@ -175,7 +175,11 @@ def _print_result(summary: dict[str, Any], output: Location) -> None:
 )
 @_restart
 def import_(
-    sources: tuple[str, ...], output: Location, workers: int | None, **restart: bool
+    sources: tuple[str, ...],
+    output: Location,
+    workers: int | None,
+    resume: bool,
+    overwrite: bool,
 ) -> None:
     """Convert SOURCE, a .bed, .pgen, .bgen, .vcf.gz or .bcf file, to VCF Zarr.
 
@@ -184,7 +188,9 @@ def import_(
     """
     from pipeline import ingest
 
-    ingest.ingest(sources, output, n_workers=workers, **restart)
+    ingest.ingest(
+        sources, output, n_workers=workers, resume=resume, overwrite=overwrite
+    )
     click.echo(f"imported {' '.join(sources)} to {output}")
 
 

@@ -7,6 +7,7 @@ that ends before its end mark, or has records that cannot be read, is imported i
 
 import functools
 import json
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,7 +38,7 @@ def ingest(source: SourceFiles, folder: Path, n_workers: int) -> None:
     columns = folder / "exploded"
     named = str(paths[0]) if len(paths) == 1 else f"{paths[0]} or one of the others"
     try:
-        _explode(paths, columns, folder, n_workers)
+        _explode(paths, columns, folder, n_workers, named)
         if not (folder / "checked").exists():
             _check_contents(columns, named)
             (folder / "checked").touch()
@@ -112,7 +113,7 @@ def _first_difference(first: list[str], second: list[str]) -> str:
 
 
 def _explode(
-    paths: Sequence[Path], columns: Path, folder: Path, n_workers: int
+    paths: Sequence[Path], columns: Path, folder: Path, n_workers: int, named: str
 ) -> None:
     """Split the records into columns, unless that is finished."""
     if (folder / "exploded_all").exists():
@@ -125,9 +126,11 @@ def _explode(
         begun.touch()
     unfinished = columns / "wip" / "metadata.json"
     if not _is_json(columns / "metadata.json"):
-        n_partitions = len(json.loads(unfinished.read_text())["partitions"])
+        scanned = json.loads(unfinished.read_text())
+        n_partitions = len(scanned["partitions"])
         piece = functools.partial(_explode_partition, columns)
         pieces.complete(piece, n_partitions, folder / "exploded_parts", n_workers)
+        _check_counts(columns, scanned["num_records"], n_partitions, named)
         with pieces.listening():
             vcf.explode_finalise(columns)
     shutil.rmtree(columns / "wip", ignore_errors=True)
@@ -137,6 +140,20 @@ def _explode(
 def _explode_partition(columns: Path, number: int) -> None:
     with pieces.listening():
         vcf.explode_partition(columns, number)
+
+
+def _check_counts(
+    columns: Path, n_indexed: float, n_partitions: int, named: str
+) -> None:
+    """Refuse records that the reader skipped: out of order, or of a damaged block."""
+    parts = [columns / "wip" / f"p{number}.json" for number in range(n_partitions)]
+    n_read = sum(json.loads(part.read_text())["num_records"] for part in parts)
+    # An index need not have counts.
+    if math.isfinite(n_indexed) and n_read != n_indexed:
+        raise InputError(
+            f"{named}: {n_read} records can be read, and the index counts {n_indexed}; "
+            "check that the file is whole, sort it, and index it again"
+        )
 
 
 def _is_json(path: Path) -> bool:

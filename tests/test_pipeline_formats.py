@@ -52,7 +52,7 @@ def write_store(folder: Path) -> Path:
         "variant_allele": [["A", "G"]] * len(CALLS.counts),
         "variant_id": CALLS.names,
     }
-    arrays = {
+    arrays: dict[str, Any] = {
         name: helpers.text(values) if isinstance(values, list) else values
         for name, values in changes.items()
     }

@@ -56,6 +56,12 @@ def cut_vcf_with_end_mark(folder: Path) -> Path:
     return path
 
 
+def unsorted_vcf(folder: Path) -> Path:
+    half = len(CALLS.positions) // 2
+    turned = [*CALLS.positions[:half][::-1], *CALLS.positions[half:]]
+    return vcf(folder, Calls(CALLS.counts, CALLS.contigs, turned))
+
+
 def vcf_without_index(folder: Path) -> Path:
     path = vcf(folder)
     Path(f"{path}.tbi").unlink()
@@ -127,6 +133,11 @@ def bed_bytes(change: Callable[[bytes], bytes]) -> Case:
         return path
 
     return make
+
+
+def bed_of_unsorted_contigs(folder: Path) -> Path:
+    contigs = ["1", "2"] * (len(CALLS.contigs) // 2)
+    return bed(folder, Calls(CALLS.counts, contigs, CALLS.positions))
 
 
 def bed_of_more_people(folder: Path) -> Path:
@@ -217,7 +228,8 @@ SAME_PLACE = np.array([1000] * 2 + [1000 * i for i in range(3, 31)], np.int32)
 
 COHORTS: list[tuple[Case, str]] = [
     (cut_vcf, "c.vcf.gz does not end as bgzip ends files: it is cut short"),
-    (cut_vcf_with_end_mark, "c.vcf.gz could not be imported"),
+    (cut_vcf_with_end_mark, "20 records can be read, and the index counts 40"),
+    (unsorted_vcf, "records can be read, and the index counts 40"),
     (vcf_without_index, "c.vcf.gz has no index (.csi or .tbi) beside it"),
     (vcf_damaged_index, "check that it and its index are whole"),
     (plain_vcf, "c.vcf is not compressed; run bgzip"),
@@ -240,6 +252,7 @@ COHORTS: list[tuple[Case, str]] = [
     (changed_bed(".fam", "person3", "person2"), "'person2' is in both row 3 and row 4"),
     (changed_bed(".bim", "\t10\t", "\tten\t"), "row 1: the position 'ten' is not a"),
     (changed_bed(".bim", "\tG\tA\n", "\tG\n"), "c.bim line 1 has 5 columns, not 6"),
+    (bed_of_unsorted_contigs, "variant_position is not sorted within contigs"),
     (bed_with_a_variant_twice, "variants 4 and 5 are both 1:90:A:G; keep one"),
     (pgen_bytes(lambda data: data[:-30]), "c.pgen could not be imported"),
     (pgen_bytes(lambda data: data[:5]), "c.pgen could not be imported"),
@@ -284,7 +297,7 @@ def test_run__refuses_malformed_cohorts(
 @pytest.mark.parametrize(
     ("case", "message"),
     [
-        (cut_vcf_with_end_mark, "could not be imported"),
+        (cut_vcf_with_end_mark, "20 records can be read, and the index counts 40"),
         (text_in_genotypes, "could not be imported"),
         (changed_bed(".fam", "person3", "person2"), "'person2' is in both row 3"),
         (pgen_bytes(lambda data: data[:-30]), "c.pgen could not be imported"),
