@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 _N_ALLELES = 2
 # Probabilities that are in memory at a time.
-_WINDOW_BYTES = 64 * 2**20
+_WINDOW_BYTES = 16 * 2**20
 _BYTES_PER_CALL = 3 * 4
 # Rounding of probabilities that are stored in few bits and add up to 1.
 _TOLERANCE = 1e-3
