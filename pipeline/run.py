@@ -71,7 +71,6 @@ def run(
     """
     with open_workspace(output, resume=resume, overwrite=overwrite) as workspace:
         cohort = stages.open_source(source, workspace.work)
-        stages.check_populations(config.fit.n_populations, cohort.n_samples)
         inputs = stages.provenance_inputs(cohort.fingerprint(), config)
         attrs = stages.describe(source, config, inputs)
         finished = workspace.conclude(attrs["stamp"]) if resume else None
@@ -115,7 +114,6 @@ def plan_run(
             "`streamixture import` and give the store that it makes"
         )
     cohort = open_cohort(str(publication.resolve(locate(source))))
-    stages.check_populations(config.fit.n_populations, cohort.n_samples)
     with cluster as workers:
         planned = _check_budget(cohort, output, config, workers)
         return budget.describe(planned, _sizes(cohort), max(len(workers.workers), 1))

@@ -91,21 +91,6 @@ def _import_once(source: str, path: Location, kept: Location) -> None:
         )
 
 
-def check_populations(n_populations: int, n_people: int) -> None:
-    """Refuse more populations than people, which nothing could tell apart.
-
-    Raises
-    ------
-    InputError
-        If so.
-    """
-    if n_populations > n_people:
-        raise InputError(
-            f"K is {n_populations}, and the cohort has {n_people} people; give a "
-            "smaller -k"
-        )
-
-
 def _fit_within_memory(
     prepared: Prepared, config: RunConfig, cluster: Cluster
 ) -> FitConfig:
@@ -237,7 +222,6 @@ def fit_only(
     prepared = hold_out(
         open_prepared(publication.resolve(prepared_path)), config.held_out
     )
-    check_populations(config.fit.n_populations, prepared.n_samples)
     origin = Store.open(prepared.path, "prepared").attrs
     inputs = provenance_inputs(origin["cohort_fingerprint"], config)
     inputs["prepared"] = origin["stamp"]
