@@ -67,6 +67,10 @@ def build_store(
         _check_inputs(work / _INPUTS, digest, target)
         if not is_built:
             _make(make, work)
+        if resume:
+            # Chunks that a killed process had not yet renamed.
+            for path in (work / "store").rglob("*.partial"):
+                path.unlink()
         _move(work, target)
 
 

@@ -286,6 +286,10 @@ def test_ingest__goes_on_after_it_was_killed(
     with pytest.raises(_KilledError):
         ingest.ingest(source, tmp_path / "x", n_workers=0)
     assert not (tmp_path / "x").exists()
+    # What a process leaves that is killed while it writes a chunk.
+    torn = tmp_path / ".x.import" / "store" / "0.0.0.torn.partial"
+    torn.parent.mkdir(exist_ok=True)
+    torn.touch()
     with pytest.raises(InputError, match=r"was begun in \.x\.import; pass --resume"):
         ingest.ingest(source, tmp_path / "x", n_workers=0)
     ingest.ingest(source, tmp_path / "x", n_workers=0, resume=True)
