@@ -133,8 +133,8 @@ def run(
 ) -> None:
     """Estimate the ancestry of everybody in COHORT.
 
-    COHORT is a VCF Zarr store, a PLINK .bed file, or a .vcf.gz or .bcf file with its
-    index.
+    COHORT is a VCF Zarr store, a PLINK .bed or .pgen file, a BGEN file, or a .vcf.gz or
+    .bcf file with its index; of several, a pattern in quotes, such as 'chr*.vcf.gz'.
     """
     config = _configure(
         config_path, seed=seed, n_populations=n_populations, method=method, no_qc=no_qc
@@ -169,16 +169,32 @@ def _print_result(summary: dict[str, Any], output: Location) -> None:
 
 
 @main.command("import")
-@click.argument("source")
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.option("--output", required=True, type=_LOCATION, help="VCF Zarr store to make.")
-@click.option("--workers", type=click.IntRange(min=0), default=0)
-@_overwrite_option
-def import_(source: str, output: Location, workers: int, overwrite: bool) -> None:
-    """Convert SOURCE, a .bed, .vcf.gz or .bcf file, to VCF Zarr."""
+@click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    help="Processes; by default one for each core. 0 works in this one.",
+)
+@_restart
+def import_(
+    sources: tuple[str, ...],
+    output: Location,
+    workers: int | None,
+    resume: bool,
+    overwrite: bool,
+) -> None:
+    """Convert SOURCE, a .bed, .pgen, .bgen, .vcf.gz or .bcf file, to VCF Zarr.
+
+    Several VCF or BCF files, one for each chromosome, are named one by one or by a
+    pattern in quotes, such as 'chr*.vcf.gz'.
+    """
     from pipeline import ingest
 
-    ingest.ingest(source, output, n_workers=workers, overwrite=overwrite)
-    click.echo(f"imported {source} to {output}")
+    ingest.ingest(
+        sources, output, n_workers=workers, resume=resume, overwrite=overwrite
+    )
+    click.echo(f"imported {' '.join(sources)} to {output}")
 
 
 @main.command()

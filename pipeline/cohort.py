@@ -17,7 +17,7 @@ import numpy.typing as npt
 import sgkit
 import xarray as xr
 
-from pipeline import cohort_metadata, genome_build, zarr_files
+from pipeline import cohort_metadata, contig_numbers, genome_build, zarr_files
 from pipeline.errors import InputError
 from pipeline.location import Location, RemotePath, files_below, locate
 
@@ -206,6 +206,9 @@ def open_cohort(url: str | Location) -> Cohort:
         {name: in_memory[name].variable for name in keys if name != "call_genotype"}
     )
     dataset["call_genotype"] = dataset["call_genotype"].chunk({"ploidy": -1})
+    numbers = contig_numbers.complete_contigs(url)
+    if numbers is not None:
+        dataset = dataset.assign(variant_contig=("variants", numbers))
     cohort = Cohort(url, dataset)
     _check_sample_ids(cohort)
     return cohort

@@ -54,7 +54,7 @@ def run(
     Parameters
     ----------
     source
-        A VCF Zarr store, a PLINK .bed file, or a .vcf.gz or .bcf file.
+        A VCF Zarr store, or what `ingest` imports: PLINK, BGEN or VCF files.
     output
         Directory for prepared.zarr, model.zarr, ancestry.zarr, report.html, run.json.
     config
@@ -70,7 +70,7 @@ def run(
         If the cohort, the configuration or the output directory will not do.
     """
     with open_workspace(output, resume=resume, overwrite=overwrite) as workspace:
-        cohort = stages.open_source(source, workspace.work)
+        cohort = stages.open_to_fit(source, workspace.work)
         inputs = stages.provenance_inputs(cohort.fingerprint(), config)
         attrs = stages.describe(source, config, inputs)
         finished = workspace.conclude(attrs["stamp"]) if resume else None

@@ -13,6 +13,7 @@ from pipeline.apply import apply_model
 from pipeline.bundle import save_model
 from pipeline.cohort import Cohort, open_cohort
 from pipeline.config import NEURAL, TRUSTED, FitConfig, RunConfig, replace_values
+from pipeline.distinct import check_distinct
 from pipeline.errors import InputError
 from pipeline.fit import fit
 from pipeline.ingest import ingest, needs_import, source_digest
@@ -26,7 +27,6 @@ from pipeline.schema import PREPARED, VARIANT_KEYS
 from pipeline.store import Store, check_genotypes
 from pipeline.tasks import Cluster
 from pipeline.train import train
-from pipeline.vcf_zarr import clear_unfinished
 from pipeline.workspace import open_store_workspace
 
 logger = logging.getLogger(__name__)
@@ -58,6 +58,8 @@ def describe(source: str, config: RunConfig, inputs: dict[str, Any]) -> dict[str
 def open_source(source: str, folder: Location) -> Cohort:
     """Open a cohort, importing it into a folder first if it is no VCF Zarr store.
 
+    The processes of an import are one a core of this machine.
+
     Raises
     ------
     InputError
@@ -73,13 +75,28 @@ def open_source(source: str, folder: Location) -> Cohort:
     return cohort
 
 
+def open_to_fit(source: str, folder: Location) -> Cohort:
+    """Open a cohort as `open_source` does, for a model of its own.
+
+    Where people are projected on a model, the matching chooses among duplicates.
+
+    Raises
+    ------
+    InputError
+        Also if it has a variant twice.
+    """
+    cohort = open_source(source, folder)
+    check_distinct(cohort)
+    return cohort
+
+
 def _import_once(source: str, path: Location, kept: Location) -> None:
     """Import to a path, unless it is there already, and keep the files' digest."""
     digest = source_digest(source)
     if not path.exists():
-        clear_unfinished(path)
         provenance.write_json(kept, digest)
-        ingest(source, path)
+        # What is to be done with an import that was begun, the workspace decides.
+        ingest(source, path, resume=True, digest=digest)
     elif json.loads(kept.read_text()) != digest:
         raise InputError(
             f"{source} has changed since the unfinished run imported it; restore it "
@@ -186,7 +203,7 @@ def prepare_only(
     name = "prepared.zarr"
     options = {"resume": resume, "overwrite": overwrite}
     with open_store_workspace(output, name, **options) as workspace:
-        cohort = open_source(source, workspace.work)
+        cohort = open_to_fit(source, workspace.work)
         inputs = provenance_inputs(cohort.fingerprint(), config)
         attrs = describe(source, config, inputs)
         if resume and workspace.conclude(attrs["stamp"]):

@@ -236,14 +236,25 @@ class Store:
 Genotypes: TypeAlias = zarr.Array
 
 
-def open_genotypes(url: str) -> Genotypes:
-    """The call_genotype array of a VCF Zarr store, for reading plain chunks.
+def open_array(url: str, name: str) -> zarr.Array:
+    """An array of a VCF Zarr store, for reading plain chunks.
 
     Read without xarray, which would apply the fill value as a mask.
     """
-    return zarr.open_array(
-        zarr_files.mapping(locate(url)), mode="r", path="call_genotype"
-    )
+    return zarr.open_array(zarr_files.mapping(locate(url)), mode="r", path=name)
+
+
+def find_array(url: str, name: str) -> zarr.Array | None:
+    """The same of an array that need not be there."""
+    try:
+        return open_array(url, name)
+    except zarr.errors.ArrayNotFoundError:
+        return None
+
+
+def open_genotypes(url: str) -> Genotypes:
+    """The call_genotype array of a VCF Zarr store."""
+    return open_array(url, "call_genotype")
 
 
 def check_genotypes(url: str) -> None:
