@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from estimator.packing import GENOTYPES, Encoding
 from pipeline import budget, provenance, publication
 from pipeline.apply import apply_model
 from pipeline.bundle import save_model
@@ -95,7 +96,11 @@ def _fit_within_memory(
     It changes nothing in the results, and so nothing in their provenance.
     """
     sizes = budget.Sizes(
-        prepared.n_samples, prepared.n_variants, prepared.sample_chunk, 1
+        prepared.n_samples,
+        prepared.n_variants,
+        prepared.sample_chunk,
+        variant_chunk=1,
+        itemsize=prepared.itemsize,
     )
     n_workers = max(len(cluster.workers), 1)
     planned = budget.plan_budget(sizes, config, n_workers, cluster.memory_limit())
@@ -303,12 +308,18 @@ def _prepare_for_model(
     cluster: Cluster,
 ) -> None:
     """Prepare a cohort's genotypes at a model's variants, for nobody's fit."""
-    store = Store.resume(path, "prepared")
-    if store is None:
+
+    def laid_out(encoding: Encoding) -> Store:
         model = Store.open(model_path, "model")
         keys = {name: model.read(name) for name in VARIANT_KEYS}
-        store = lay_out(cohort, path, match.columns, keys)
+        store = lay_out(cohort, path, match.columns, keys, encoding)
         nobody = np.zeros(cohort.n_samples, bool)
         store.write("sample_in_fit", PREPARED["sample_in_fit"], nobody)
-    fill(cohort, store, cluster)
+        return store
+
+    # Nothing was counted that would tell the encoding beforehand. A block that cannot
+    # be written ends at its first call that two bits cannot hold.
+    store = Store.resume(path, "prepared") or laid_out(GENOTYPES)
+    while (needed := fill(cohort, store, cluster)) is not None:
+        store = laid_out(needed)
     store.finish()

@@ -16,11 +16,12 @@ import dask.array as da
 import numcodecs
 import numpy as np
 import xarray as xr
-from jaxtyping import Int8, Int32, Shaped
+from jaxtyping import Float32, Int8, Int32, Shaped
 
 from pipeline import publication
 from pipeline.errors import InputError
 from pipeline.location import Location, RemotePath, locate
+from pipeline.schema import CALLS, DOSAGES
 
 VCF_ZARR_VERSION = "0.2"
 
@@ -29,7 +30,8 @@ _GENOTYPE_COMPRESSOR = numcodecs.Blosc("zstd", 1, numcodecs.Blosc.BITSHUFFLE)
 _UNFINISHED = ".partial"
 
 Genotypes = Int8[np.ndarray, "variants samples 2"]
-GenotypeSource = Callable[[slice, slice], Genotypes]
+Dosages = Float32[np.ndarray, "variants samples"]
+GenotypeSource = Callable[[slice, slice], Genotypes | Dosages]
 
 
 @contextlib.contextmanager
@@ -143,6 +145,7 @@ def write_vcf_zarr(
     variables: xr.Dataset,
     genotypes: GenotypeSource,
     *,
+    dosages: bool = False,
     chunk_variants: int = 10_000,
     chunk_samples: int = 1_000,
 ) -> None:
@@ -156,7 +159,9 @@ def write_vcf_zarr(
         The other variables, as `cohort_variables` makes them, and attributes.
     genotypes
         Called with the slice of variants and that of samples of each chunk; returns
-        allele indices, missing -1.
+        allele indices, missing -1, or dosages.
+    dosages
+        Write call_dosage, missing NaN, instead of call_genotype.
     chunk_variants, chunk_samples
         Size of a chunk.
     """
@@ -165,11 +170,14 @@ def write_vcf_zarr(
         "samples": variables.sizes["samples"],
     }
     chunks = {"variants": chunk_variants, "samples": chunk_samples}
-    dims = ("variants", "samples", "ploidy")
-    shape = (*sizes.values(), 2)
+    dims: tuple[str, ...] = ("variants", "samples", "ploidy")
+    shape: tuple[int, ...] = (*sizes.values(), 2)
+    name, dtype = CALLS, "int8"
+    if dosages:
+        name, dtype, dims, shape = DOSAGES, "float32", dims[:2], shape[:2]
+    # One lazy block, whose values are never computed, stands for the whole array.
     template = variables.assign(
-        # One lazy block, whose values are never computed, stands for the whole array.
-        call_genotype=(dims, da.empty(shape, dtype=np.int8, chunks=shape))
+        {name: (dims, da.empty(shape, dtype=dtype, chunks=shape))}
     )
     template.attrs["vcf_zarr_version"] = VCF_ZARR_VERSION
     encoding = {name: _encoding(template[name], chunks) for name in template.variables}
@@ -179,7 +187,7 @@ def write_vcf_zarr(
         )
         for rows in _slices(sizes["variants"], chunk_variants):
             for columns in _slices(sizes["samples"], chunk_samples):
-                block = xr.Dataset({"call_genotype": (dims, genotypes(rows, columns))})
+                block = xr.Dataset({name: (dims, genotypes(rows, columns))})
                 block.to_zarr(path, region={"variants": rows, "samples": columns})
 
 
@@ -202,7 +210,7 @@ def _encoding(variable: xr.DataArray, chunks: dict[str, int]) -> dict[str, Any]:
         "_FillValue": None,
         "chunks": tuple(min(chunks.get(str(d), n), n) for d, n in sizes.items()),
     }
-    if variable.name == "call_genotype":
+    if variable.name in (CALLS, DOSAGES):
         encoding["compressor"] = _GENOTYPE_COMPRESSOR
     return encoding
 
