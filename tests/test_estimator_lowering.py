@@ -239,7 +239,7 @@ def takes_genotypes(case):
 
 @pytest.mark.optax
 @pytest.mark.parametrize("dtype", WIDER, ids=str)
-@pytest.mark.parametrize("case", filter(takes_genotypes, CASES))
+@pytest.mark.parametrize("case", [case for case in CASES if takes_genotypes(case)])
 def test_lower__for_cuda_with_every_encoding(case, dtype):
     wider = jax.ShapeDtypeStruct(PACKED.shape, dtype)
     function, arguments, options = CASES[case]()

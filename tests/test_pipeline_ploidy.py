@@ -137,7 +137,7 @@ def test_fit__finds_the_truth_as_well_as_from_diploid_calls(
     truth = helpers.read_array(sources["diploid"], "simulated_ancestry_proportion")
     reference = rmse(diploid_q, truth)
     assert reference < 0.05
-    # Males have five sixths of the alleles of a diploid cohort, dosages less noise.
+    # Males have 85 % of the alleles that they have at two each, dosages less noise.
     assert rmse(fitted_q(stores[kind], tmp_path), truth) < 1.1 * reference
 
 
