@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import sys
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -94,6 +95,12 @@ def _fit_within_memory(
     """The fit's settings, with as many shards kept as the workers have room for.
 
     It changes nothing in the results, and so nothing in their provenance.
+
+    Raises
+    ------
+    InputError
+        If the fit would not fit. A run was admitted before anybody knew that calls of
+        a single allele take twice the room.
     """
     sizes = budget.Sizes(
         prepared.n_samples,
@@ -103,7 +110,11 @@ def _fit_within_memory(
         itemsize=prepared.itemsize,
     )
     n_workers = max(len(cluster.workers), 1)
-    planned = budget.plan_budget(sizes, config, n_workers, cluster.memory_limit())
+    limit = cluster.memory_limit()
+    planned = budget.plan_budget(sizes, config, n_workers, limit)
+    budget.check_budget(
+        planned, worker_limit=limit, driver_limit=sys.maxsize, free_disk=sys.maxsize
+    )
     return dataclasses.replace(config.fit, cache_bytes=planned.cache_bytes)
 
 

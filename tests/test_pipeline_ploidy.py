@@ -205,6 +205,19 @@ def test_run__with_x_has_the_likelihood_of_the_oracle(finished, sources):
     assert abs(summary["log_likelihood"] - expected) / n_called < 1e-8
 
 
+class _TightCluster(SerialCluster):
+    def memory_limit(self) -> int:
+        return 300 * 2**20
+
+
+def test_fit_only__refuses_workers_without_room_for_the_encoding(finished, tmp_path):
+    tight: contextlib.nullcontext[Cluster] = contextlib.nullcontext(_TightCluster())
+    prepared = finished / "prepared.zarr"
+    with pytest.raises(InputError, match=r"a worker needs about \d+ MiB to \w+, and"):
+        stages.fit_only(prepared, tmp_path / "model.zarr", CONFIG, tight)
+    assert not (tmp_path / "model.zarr").exists()
+
+
 def test_run__without_x_uses_autosomes(sources, tmp_path):
     config = RunConfig(qc=QCConfig(max_ld_r2=1.0, min_maf=0.0), fit=CONFIG.fit)
     path = tmp_path / "prepared.zarr"
