@@ -54,6 +54,10 @@ _method_option = click.option(
     help="Maximise the likelihood (default), or train encoder and frequencies alone.",
 )
 
+_include_x_option = click.option(
+    "--include-x", is_flag=True, help="Use X too, with the ploidy that the calls have."
+)
+
 
 def _restart(function: Command) -> Command:
     """Add the options that say what to do with what is there already."""
@@ -68,6 +72,7 @@ def _configure(
     n_populations: int | None = None,
     method: str | None = None,
     no_qc: bool = False,
+    include_x: bool = False,
     refine: int | None = None,
     strand: str | None = None,
 ) -> RunConfig:
@@ -81,6 +86,8 @@ def _configure(
         config = replace_values(config, "fit", method=method)
     if no_qc:
         config = replace_values(config, "qc", enabled=False)
+    if include_x:
+        config = replace_values(config, "qc", include_x=True)
     if refine is not None:
         config = replace_values(config, "apply", refine=refine)
     if strand is not None:
@@ -113,6 +120,7 @@ def main(verbose: int) -> None:
 @click.option(
     "--no-qc", is_flag=True, help="Keep every biallelic variant and every person."
 )
+@_include_x_option
 @click.option(
     "--dry-run",
     is_flag=True,
@@ -128,6 +136,7 @@ def run(
     config_path: Path | None,
     seed: int | None,
     no_qc: bool,
+    include_x: bool,
     dry_run: bool,
     **restart: bool,
 ) -> None:
@@ -137,7 +146,12 @@ def run(
     .bcf file with its index; of several, a pattern in quotes, such as 'chr*.vcf.gz'.
     """
     config = _configure(
-        config_path, seed=seed, n_populations=n_populations, method=method, no_qc=no_qc
+        config_path,
+        seed=seed,
+        n_populations=n_populations,
+        method=method,
+        no_qc=no_qc,
+        include_x=include_x,
     )
     from pipeline import run as runner
 
@@ -203,6 +217,7 @@ def import_(
 @on_workers
 @_config_option
 @click.option("--no-qc", is_flag=True, help="Keep every biallelic variant and person.")
+@_include_x_option
 @_restart
 def prepare(
     cohort: str,
@@ -210,10 +225,11 @@ def prepare(
     where: Where,
     config_path: Path | None,
     no_qc: bool,
+    include_x: bool,
     **restart: bool,
 ) -> None:
     """Check the quality of COHORT and pack its genotypes for the fit."""
-    config = _configure(config_path, no_qc=no_qc)
+    config = _configure(config_path, no_qc=no_qc, include_x=include_x)
     from pipeline import stages
 
     cluster = where.cluster()
@@ -356,6 +372,23 @@ def report(store: Location, output: Location) -> None:
 @click.option("--fst", type=click.FloatRange(0, 1, True, True), default=0.05)
 @click.option("--dirichlet", type=click.FloatRange(0, min_open=True), default=0.25)
 @click.option("--missing", type=click.FloatRange(0, 1), default=0.01)
+@click.option(
+    "--half-calls",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.0,
+    help="Share of the calls of which one allele is unknown.",
+)
+@click.option(
+    "--x-share",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    help="Share of the variants on X, where every second person is haploid.",
+)
+@click.option(
+    "--dosage-blur",
+    type=click.FloatRange(0, 1),
+    help="Write dosages, this far at most from the genotypes to their expectation.",
+)
 @click.option("--genealogy", is_flag=True, help="Draw from msprime's ancestry.")
 @click.option("--seed", type=click.IntRange(min=0), default=42)
 @_overwrite_option
@@ -367,11 +400,15 @@ def simulate(
     fst: float,
     dirichlet: float,
     missing: float,
+    half_calls: float,
+    x_share: float,
+    dosage_blur: float | None,
     genealogy: bool,
     seed: int,
     overwrite: bool,
 ) -> None:
     """Simulate an admixed cohort with known Q and P, as a VCF Zarr STORE."""
+    from pipeline import draws
     from pipeline import simulate as stage
 
     stage.simulate(
@@ -381,7 +418,7 @@ def simulate(
         n_populations=n_populations or RunConfig().fit.n_populations,
         fst=fst,
         dirichlet=dirichlet,
-        missing_rate=missing,
+        kinds=draws.CallKinds(missing, half_calls, x_share, dosage_blur),
         genealogy=genealogy,
         overwrite=overwrite,
         seed=seed,

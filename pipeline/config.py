@@ -33,6 +33,10 @@ class QCConfig:
     ----------
     enabled
         False keeps every biallelic variant with a call, and every person.
+    include_x
+        Whether X is used too, with the ploidy that the calls have, and not the
+        autosomes alone; Y and mitochondria never are. Where `enabled` is False every
+        contig is used.
     min_variant_call_rate, min_sample_call_rate
         Smallest fraction of called genotypes, in [0, 1].
     min_maf
@@ -49,6 +53,7 @@ class QCConfig:
     """
 
     enabled: bool = True
+    include_x: bool = False
     min_variant_call_rate: float = 0.95
     min_sample_call_rate: float = 0.9
     min_maf: float = 0.05

@@ -77,6 +77,7 @@ def shard_tasks(prepared: Prepared, config: FitConfig, stamp: str) -> list[Shard
         prepared.unit,
         max_people=config.shard_people,
         max_bytes=config.shard_bytes,
+        itemsize=prepared.itemsize,
     )
     before = np.concatenate([[0], np.cumsum(prepared.in_fit)])
     return [

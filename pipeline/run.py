@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 
+from estimator.packing import DOSAGES, GENOTYPES
 from pipeline import budget, provenance, publication, stages
 from pipeline.apply import apply_model
 from pipeline.cohort import Cohort, open_cohort
@@ -120,8 +121,14 @@ def plan_run(
 
 
 def _sizes(cohort: Cohort) -> budget.Sizes:
+    # Half and haploid calls, which need four bits, are found by quality control.
+    expected = DOSAGES if cohort.has_dosages else GENOTYPES
     return budget.Sizes(
-        cohort.n_samples, cohort.n_variants, cohort.sample_chunk, cohort.variant_chunk
+        cohort.n_samples,
+        cohort.n_variants,
+        cohort.sample_chunk,
+        cohort.variant_chunk,
+        expected.itemsize,
     )
 
 

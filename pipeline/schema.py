@@ -5,9 +5,13 @@ axis that they live on. The stores are laid out from these specifications, and t
 text is written into each array's attributes.
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 SCHEMA_VERSION = 1
+
+# Arrays of a cohort that the calls are read from, the second where there is no first.
+CALLS, DOSAGES = "call_genotype", "call_dosage"
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,24 @@ PREPARED = {
         "from the lowest bits up; 3 is missing.",
     ),
 }
+
+# What the array above is where two bits cannot hold the calls.
+_PACKED_WIDER = {
+    "uint16": "Calls at four bits, four variants to an element from the lowest bits "
+    "up: 0, 1, 2 count alternate alleles of two observed, 4, 5 of one; 15 is missing.",
+    "uint64": "Dosages at sixteen bits, four variants to an element from the lowest "
+    "bits up: expected alternate alleles of two in units of 2**-14, or, plus 36864, of "
+    "one; 65535 is missing.",
+}
+
+
+def packed_calls(dtype: str) -> ArraySpec:
+    """Specification of call_genotype_packed for calls of one encoding, by its dtype."""
+    spec = PREPARED["call_genotype_packed"]
+    if dtype == spec.dtype:
+        return spec
+    return dataclasses.replace(spec, dtype=dtype, doc=_PACKED_WIDER[dtype])
+
 
 MODEL = {
     **VARIANT_KEYS,

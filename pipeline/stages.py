@@ -3,11 +3,13 @@
 import dataclasses
 import json
 import logging
+import sys
 from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 
+from estimator.packing import GENOTYPES, Encoding
 from pipeline import budget, overlap, provenance, publication
 from pipeline.apply import apply_model
 from pipeline.bundle import save_model
@@ -110,12 +112,26 @@ def _fit_within_memory(
     """The fit's settings, with as many shards kept as the workers have room for.
 
     It changes nothing in the results, and so nothing in their provenance.
+
+    Raises
+    ------
+    InputError
+        If the fit would not fit. A run was admitted before anybody knew that calls of
+        a single allele take twice the room.
     """
     sizes = budget.Sizes(
-        prepared.n_samples, prepared.n_variants, prepared.sample_chunk, 1
+        prepared.n_samples,
+        prepared.n_variants,
+        prepared.sample_chunk,
+        variant_chunk=1,
+        itemsize=prepared.itemsize,
     )
     n_workers = max(len(cluster.workers), 1)
-    planned = budget.plan_budget(sizes, config, n_workers, cluster.memory_limit())
+    limit = cluster.memory_limit()
+    planned = budget.plan_budget(sizes, config, n_workers, limit)
+    budget.check_budget(
+        planned, worker_limit=limit, driver_limit=sys.maxsize, free_disk=sys.maxsize
+    )
     return dataclasses.replace(config.fit, cache_bytes=planned.cache_bytes)
 
 
@@ -335,13 +351,19 @@ def _prepare_for_model(
     cluster: Cluster,
 ) -> None:
     """Prepare a cohort's genotypes at a model's variants, for nobody's fit."""
-    store = Store.resume(path, "prepared")
-    if store is None:
-        match = overlap.settle_strands(match, model, cohort, config.apply)
+
+    def laid_out(encoding: Encoding) -> Store:
+        settled = overlap.settle_strands(match, model, cohort, config.apply)
         keys = {name: model.read(name) for name in VARIANT_KEYS}
-        store = lay_out(cohort, path, match.columns, keys)
+        store = lay_out(cohort, path, settled.columns, keys, encoding)
         nobody = np.zeros(cohort.n_samples, bool)
         store.write("sample_in_fit", PREPARED["sample_in_fit"], nobody)
-        store.set_attrs(**match.counts.as_attrs())
-    fill(cohort, store, cluster)
+        store.set_attrs(**settled.counts.as_attrs())
+        return store
+
+    # Nothing was counted that would tell the encoding beforehand. A block that cannot
+    # be written ends at its first call that two bits cannot hold.
+    store = Store.resume(path, "prepared") or laid_out(GENOTYPES)
+    while (needed := fill(cohort, store, cluster)) is not None:
+        store = laid_out(needed)
     store.finish()

@@ -18,11 +18,12 @@ import numcodecs
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
-from jaxtyping import Int8, Int32, Shaped
+from jaxtyping import Float32, Int8, Int32, Shaped
 
 from pipeline import publication
 from pipeline.errors import InputError
 from pipeline.location import Location, RemotePath, locate
+from pipeline.schema import CALLS, DOSAGES
 
 VCF_ZARR_VERSION = "0.2"
 
@@ -31,7 +32,8 @@ _GENOTYPE_COMPRESSOR = numcodecs.Blosc("zstd", 1, numcodecs.Blosc.BITSHUFFLE)
 _UNFINISHED = ".partial"
 
 Genotypes = Int8[np.ndarray, "variants samples 2"]
-GenotypeSource = Callable[[slice, slice], Genotypes]
+Dosages = Float32[np.ndarray, "variants samples"]
+GenotypeSource = Callable[[slice, slice], Genotypes | Dosages]
 
 
 @contextlib.contextmanager
@@ -120,9 +122,9 @@ class CallArray:
     ploidy: tuple[int, ...]
 
 
-GENOTYPE = CallArray("call_genotype", ("variants", "samples", "ploidy"), "int8", (2,))
+GENOTYPE = CallArray(CALLS, ("variants", "samples", "ploidy"), "int8", (2,))
 # Expected number of alternate alleles, in [0, 2]; NaN where nothing is known.
-DOSAGE = CallArray("call_dosage", ("variants", "samples"), "float32", ())
+DOSAGE = CallArray(DOSAGES, ("variants", "samples"), "float32", ())
 
 
 def variant_variables(
@@ -186,6 +188,7 @@ def write_vcf_zarr(
     variables: xr.Dataset,
     genotypes: GenotypeSource,
     *,
+    dosages: bool = False,
     chunk_variants: int = 10_000,
     chunk_samples: int = 1_000,
 ) -> None:
@@ -199,14 +202,17 @@ def write_vcf_zarr(
         The other variables, as `cohort_variables` makes them, and attributes.
     genotypes
         Called with the slice of variants and that of samples of each chunk; returns
-        allele indices, missing -1.
+        allele indices, missing -1, or dosages.
+    dosages
+        Write call_dosage, missing NaN, instead of call_genotype.
     chunk_variants, chunk_samples
         Size of a chunk.
     """
-    lay_out(path, variables, GENOTYPE, chunk_variants, chunk_samples)
+    calls = DOSAGE if dosages else GENOTYPE
+    lay_out(path, variables, calls, chunk_variants, chunk_samples)
     for rows in _slices(variables.sizes["variants"], chunk_variants):
         for columns in _slices(variables.sizes["samples"], chunk_samples):
-            _write(path, GENOTYPE, rows, columns, genotypes(rows, columns))
+            _write(path, calls, rows, columns, genotypes(rows, columns))
 
 
 def lay_out(

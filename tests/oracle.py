@@ -1,6 +1,7 @@
 """The ADMIXTURE model in float64 numpy: dense, slow and plain, to compare against.
 
-Genotypes are counts of people by variants with anything negative missing; Q is people
+Genotypes are counts of people by variants with anything negative missing, or pairs of
+alternate alleles and alleles observed (see `counts`); Q is people
 by populations and P populations by variants. Nothing here is shared with `estimator`
 but the bound on frequencies.
 """
@@ -57,7 +58,14 @@ def pooled_frequency(genotypes):
 
 
 def counts(genotypes):
-    """Alternate and reference alleles counted, both zero where missing."""
+    """Alternate and reference alleles counted, both zero where missing.
+
+    Instead of genotypes, a pair of alternate alleles (fractional or not) and of
+    alleles observed (0, 1 or 2).
+    """
+    if isinstance(genotypes, tuple):
+        alternate, observed = genotypes
+        return alternate, observed - alternate
     called = genotypes >= 0
     alternate = np.where(called, genotypes, 0).astype(np.float64)
     return alternate, np.where(called, 2 - alternate, 0.0)

@@ -26,6 +26,7 @@ from estimator import (
     joint,
     likelihood,
     model,
+    packing,
     projection,
     quadratic,
     relaxation,
@@ -51,6 +52,7 @@ def f64(*shape) -> Any:
 
 
 PACKED: Any = jax.ShapeDtypeStruct((N_PEOPLE, N_BYTES), jnp.uint8)
+WIDER = [encoding.dtype for encoding in packing.ENCODINGS[1:]]
 GENOTYPES = jax.ShapeDtypeStruct((N_PEOPLE, N_VARIANTS), jnp.int8)
 Q = f32(N_PEOPLE, K)
 P = f32(K, N_VARIANTS)
@@ -228,6 +230,21 @@ def compiled_functions():
 @pytest.mark.parametrize("case", CASES)
 def test_lower__for_cuda(case):
     assert lower(*CASES[case]()).mlir_module_serialized
+
+
+def takes_genotypes(case):
+    leaves = jax.tree.leaves(CASES[case]()[1])
+    return any(leaf is PACKED for leaf in leaves)
+
+
+@pytest.mark.optax
+@pytest.mark.parametrize("dtype", WIDER, ids=str)
+@pytest.mark.parametrize("case", [case for case in CASES if takes_genotypes(case)])
+def test_lower__for_cuda_with_every_encoding(case, dtype):
+    wider = jax.ShapeDtypeStruct(PACKED.shape, dtype)
+    function, arguments, options = CASES[case]()
+    arguments = jax.tree.map(lambda leaf: wider if leaf is PACKED else leaf, arguments)
+    assert lower(function, arguments, options).mlir_module_serialized
 
 
 def test_lower__every_compiled_function_has_a_case():

@@ -21,6 +21,7 @@ COMPLETE = RunConfig(
     seed=7,
     qc=QCConfig(
         enabled=False,
+        include_x=True,
         min_variant_call_rate=0.5,
         min_sample_call_rate=0.25,
         min_maf=0.0,
