@@ -368,3 +368,31 @@ def _add_rows(total: Array, part: Array, rows: tuple[Array, int]) -> Array:
     """Add a tile's sums to its rows of a total."""
     sums = jax.lax.dynamic_slice_in_dim(total, *rows) + part
     return jax.lax.dynamic_update_slice_in_dim(total, sums, rows[0], 0)
+
+
+def tile_derivatives(
+    codes: UInt8[Array, "people width"],
+    ancestry: Ancestry,
+    frequencies: Float32[Array, "k width"],
+) -> tuple[Float32[Array, "people width"], Float32[Array, "people width"]]:
+    """Return d and w of some variants' genotypes; zero where missing."""
+    first, second = _derivatives(
+        _count_alleles(codes), _frequency(ancestry, frequencies)
+    )
+    return first, second
+
+
+def tile_residuals(
+    codes: UInt8[Array, "people width"],
+    ancestry: Ancestry,
+    frequencies: Float32[Array, "k width"],
+) -> Float32[Array, "people width"]:
+    """Return g - n p of some variants' genotypes, in alleles; zero where missing."""
+    counts = _count_alleles(codes)
+    p = _frequency(ancestry, frequencies)
+    return counts.alternate * (1.0 - p) - counts.reference * p
+
+
+def pair_products(rows: Float32[Array, "k n"]) -> Float32[Array, "pairs n"]:
+    """Products of every pair of rows, in the order of `pair_indices`."""
+    return _pairs(rows)

@@ -61,6 +61,9 @@ def save_model(
             "variant_encoder_projection": encoder.projector.factor.T,
         },
     )
+    if prepared.population_names:
+        names = np.array(prepared.population_names)
+        store.write("population_id", schema.POPULATION_ID, names)
     for name, values in _flatten(encoder.weights):
         dims = tuple(f"{name}.{axis}" for axis in range(values.ndim))
         spec = schema.ArraySpec(dims, "float32", "Weights of one encoder layer.")

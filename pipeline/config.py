@@ -211,6 +211,9 @@ class NeuralConfig:
         )
 
 
+JACKKNIFE, INFORMATION, NO_ERRORS = "jackknife", "information", "none"
+STANDARD_ERRORS = (JACKKNIFE, INFORMATION, NO_ERRORS)
+
 # Newton steps after the encoder, where the configuration leaves them to the method.
 _NEWTON_STEPS = {LIKELIHOOD: 8, NEURAL: 0}
 
@@ -226,14 +229,33 @@ class ApplyConfig:
         encoder, three reach the maximum of the likelihood in nearly every person.
         -1 leaves it to the method that fitted the model: 8 for "likelihood", and 0
         for "neural", whose answer is the encoder's.
+    standard_errors
+        How those of Q are computed: "jackknife" over blocks of variants, which holds
+        where variants are linked; "information", the curvature of the likelihood
+        alone, which takes every variant for an observation of its own; "none".
+    jackknife_blocks
+        Blocks of variants over all contigs, at least 2. Blocks should be longer than
+        the stretches that people inherit from one population: 128 make them about 20
+        million base pairs of a human genome.
     """
 
     refine: int = -1
+    standard_errors: str = JACKKNIFE
+    jackknife_blocks: int = 128
 
     def __post_init__(self) -> None:
         _require(
             self.refine >= -1,
             f"apply.refine is {self.refine}; it must be >= 0, or -1 for the method's",
+        )
+        _require(
+            self.standard_errors in STANDARD_ERRORS,
+            f"apply.standard_errors is {self.standard_errors!r}; it must be one of "
+            f"{', '.join(STANDARD_ERRORS)}",
+        )
+        _require(
+            self.jackknife_blocks >= 2,
+            f"apply.jackknife_blocks is {self.jackknife_blocks}; it must be at least 2",
         )
 
     def newton_steps(self, method: str) -> int:

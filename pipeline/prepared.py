@@ -39,6 +39,11 @@ class Prepared:
         Who informs the fit.
     held_out
         Chunks of people kept out of the fit to judge it by.
+    fixed
+        Population that has all of each person's ancestry, -1 where that is to be
+        estimated; None where nobody is labelled.
+    population_names
+        Names of the populations; empty where nobody is labelled.
     """
 
     path: Location
@@ -49,6 +54,8 @@ class Prepared:
     sample_chunk: int
     in_fit: npt.NDArray[np.bool_]
     held_out: tuple[Rows, ...] = ()
+    fixed: npt.NDArray[np.int16] | None = None
+    population_names: tuple[str, ...] = ()
 
     @property
     def blocks_in_fit(self) -> list[Rows]:

@@ -52,7 +52,7 @@ COMPLETE = RunConfig(
         frequency_rate=0.25,
         held_out=0.0,
     ),
-    apply=ApplyConfig(refine=0),
+    apply=ApplyConfig(refine=0, standard_errors="information", jackknife_blocks=64),
 )
 
 
