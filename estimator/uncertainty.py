@@ -14,8 +14,11 @@ pass over the genotypes. P is treated as known: the errors are those of the shar
 the populations as fitted.
 
 A proportion at zero stays there under small changes of the data, so it does not move
-with the others. Its own standard error is what it has when it is let go together with
-those that are not at zero: its estimate plus two of these bounds it from above.
+with the others. In other samples it would leave zero where its score, negative here,
+came out positive: with s the standard error that it has when it is let go together with
+those above zero, and m < 0 the Newton step that it then wants, its estimate is
+max(0, N(m, s^2)), whose standard deviation is its standard error, as a bootstrap of the
+bounded estimate would find.
 
 References
 ----------
@@ -78,11 +81,14 @@ class BlockScores(NamedTuple):
     ----------
     hessian
         Negative Hessian of the log-likelihood in Q, as in `AncestryStatistics`.
+    score
+        Gradient of the log-likelihood in Q.
     scatter
-        Sum over blocks of the products of centred scores, in the same order.
+        Sum over blocks of the products of centred scores, in the order of the Hessian.
     """
 
     hessian: Float32[Array, "people pairs"]
+    score: Ancestry
     scatter: Float32[Array, "people pairs"]
 
 
@@ -204,11 +210,13 @@ def block_scores(
         squares = jnp.sum(pieces.share**2) * pair_products(total.T).T
         n_blocks = jnp.sum(pieces.share > 0).astype(jnp.float32)
         correction = n_blocks / jnp.maximum(n_blocks - 1.0, 1.0)
-        return BlockScores(hessian, correction * (scatter - crossed + squares))
+        centred = correction * (scatter - crossed + squares)
+        return BlockScores(hessian, total, centred)
 
     tiles = jax.lax.map(people_tile, jnp.arange(n_people // tile.people))
     return BlockScores(
         tiles.hessian.reshape(n_people, n_pairs),
+        tiles.score.reshape(n_people, k),
         tiles.scatter.reshape(n_people, n_pairs),
     )
 
@@ -217,6 +225,7 @@ def block_scores(
 def standard_errors(
     ancestry: Ancestry,
     hessian: Float32[Array, "people pairs"],
+    score: Ancestry,
     scatter: Float32[Array, "people pairs"] | None = None,
 ) -> Ancestry:
     """Standard error of every entry of Q.
@@ -228,6 +237,8 @@ def standard_errors(
     hessian
         Negative Hessian of the log-likelihood in Q, from `block_scores` or
         `ancestry_statistics`.
+    score
+        Gradient of the same.
     scatter
         Of the blocks' scores; without it, the observed information alone.
 
@@ -245,18 +256,34 @@ def standard_errors(
         own = jnp.arange(k) == population
         direction = _direction(full, free | own[:, None], own)
         informed = jnp.sum(jnp.where(own[:, None], direction, 0.0), axis=0)
-        if scatter is None:
-            return jnp.clip(informed, 0.0, largest)
-        middle = symmetric_from_pairs(scatter.T, k)
-        spread = jnp.sum(middle * direction[None], axis=1)
-        estimated = jnp.clip(jnp.sum(direction * spread, axis=0), 0.0, largest)
+        estimated = informed
+        if scatter is not None:
+            middle = symmetric_from_pairs(scatter.T, k)
+            spread = jnp.sum(middle * direction[None], axis=1)
+            estimated = jnp.sum(direction * spread, axis=0)
+        is_free = jnp.any(free & own[:, None], axis=0)
+        step = jnp.sum(direction * score.T, axis=0)
+        estimated = jnp.where(is_free, estimated, _bounded_variance(step, estimated))
         # Where the data tell nothing, the scores have nothing to scatter either.
-        return jnp.where(informed < largest, estimated, largest)
+        return jnp.where(informed < largest, jnp.clip(estimated, 0.0, largest), largest)
 
     # One after the other: all at once would hold K matrices a person.
     errors = jnp.sqrt(jax.lax.map(variance, jnp.arange(k)))
     alone = free & (jnp.sum(free, axis=0) == 1)[None]
     return jnp.where(alone, jnp.max(errors, axis=0)[None], errors).T
+
+
+def _bounded_variance(
+    mean: Float32[Array, " people"], variance: Float32[Array, " people"]
+) -> Float32[Array, " people"]:
+    """Variance of max(0, x) for normal x."""
+    deviation = jnp.sqrt(jnp.maximum(variance, jnp.finfo(jnp.float32).tiny))
+    z = mean / deviation
+    below = jax.scipy.special.ndtr(z)
+    density = jnp.exp(-0.5 * z * z) * jnp.float32((2 * np.pi) ** -0.5)
+    first = density + z * below
+    second = (1.0 + z * z) * below + z * density
+    return variance * jnp.maximum(second - first * first, 0.0)
 
 
 def _direction(

@@ -115,8 +115,8 @@ POPULATION = ArraySpec(
 STANDARD_ERROR = ArraySpec(
     ("samples", "populations"),
     "float32",
-    "Standard error of Q given P, in [0, 0.5]; that of a proportion at 0 bounds it "
-    "from above. 0 where Q was given; NaN for a person without any called genotype.",
+    "Standard error of Q given P, in [0, 0.5]; 0 where Q was given, NaN for a person "
+    "without any called genotype.",
 )
 POPULATION_ID = ArraySpec(
     ("populations",),

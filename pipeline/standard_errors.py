@@ -65,4 +65,5 @@ def group_errors(
         scores = block_scores(*arguments, pieces, tile=model.tile, width=width)
         return np.array(standard_errors(ancestry, *scores))
     statistics = ancestry_statistics(*arguments, tile=model.tile)
-    return np.array(standard_errors(ancestry, statistics.hessian))
+    hessian, gradient = statistics.hessian, statistics.gradient
+    return np.array(standard_errors(ancestry, hessian, gradient))

@@ -207,7 +207,7 @@ CASES = {
     ),
     "standard_errors": lambda: (
         uncertainty.standard_errors,
-        (Q, f32(N_PEOPLE, PAIRS), f32(N_PEOPLE, PAIRS)),
+        (Q, f32(N_PEOPLE, PAIRS), Q, f32(N_PEOPLE, PAIRS)),
         {},
     ),
     "frequencies_to_logits": lambda: (model.frequencies_to_logits, (P,), {}),

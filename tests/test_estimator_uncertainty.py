@@ -5,6 +5,7 @@ from typing import TypeAlias
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from estimator.likelihood import TileShape, ancestry_statistics, pad_ancestry, pad_shard
 from estimator.likelihood import tile_variants as lay_out
@@ -45,7 +46,7 @@ def dense_scatter(genotypes, ancestry, frequencies, bounds):
     return scatter * n_blocks / max(n_blocks - 1, 1)
 
 
-def dense_errors(ancestry, hessian, scatter=None):
+def dense_errors(ancestry, hessian, score, scatter=None):
     """Sandwich in a basis of the free steps that sum to zero, one person at a time."""
     errors = np.zeros_like(ancestry, dtype=np.float64)
     for person, q in enumerate(ancestry):
@@ -60,9 +61,17 @@ def dense_errors(ancestry, hessian, scatter=None):
             basis[kept[1:], np.arange(len(kept) - 1)] = 1
             inverse = np.linalg.inv(basis.T @ hessian[person] @ basis)
             covariance = basis @ inverse @ basis.T
+            step = covariance[population] @ score[person]
             if scatter is not None:
                 covariance = covariance @ scatter[person] @ covariance
-            errors[person, population] = np.sqrt(covariance[population, population])
+            error = np.sqrt(covariance[population, population])
+            if q[population] == 0:
+                # Moments of max(0, x) by quadrature.
+                x = np.linspace(0, max(step, 0) + 12 * error, 20_001)
+                density = scipy.stats.norm.pdf(x, step, error)
+                mean, square = (np.trapezoid(x**i * density, x) for i in (1, 2))
+                error = np.sqrt(square - mean**2)
+            errors[person, population] = error
         if (q > 0).sum() == 1:
             errors[person, q > 0] = errors[person].max()
     return errors
@@ -96,12 +105,20 @@ def pairs_of(matrices):
     return matrices[:, rows, columns]
 
 
-@pytest.mark.parametrize("tile", [TILE, TileShape(16, 2), TileShape(32, 16)])
 @pytest.mark.parametrize(
-    "bounds", [BOUNDS, np.array([0, 61]), np.arange(62), np.array([0, 60, 61])]
+    ("bounds", "tile"),
+    [
+        (BOUNDS, TILE),
+        (BOUNDS, TileShape(32, 16)),
+        (np.array([0, 61]), TILE),
+        (np.arange(62), TileShape(16, 2)),
+        (np.array([0, 60, 61]), TileShape(32, 16)),
+    ],
 )
 def test_block_scores__equal_the_dense_ones(cohort: Arrays, bounds, tile):
-    hessian, scatter = scores_of(*cohort, bounds, tile)
+    hessian, score, scatter = scores_of(*cohort, bounds, tile)
+    slope = oracle.ancestry_gradient(*cohort)
+    np.testing.assert_allclose(score, slope, rtol=2e-5, atol=2e-4)
     expected = pairs_of(oracle.ancestry_hessian(*cohort))
     np.testing.assert_allclose(hessian, expected, rtol=2e-5)
     expected = pairs_of(dense_scatter(*cohort, bounds))
@@ -127,30 +144,33 @@ def test_standard_errors__equal_the_dense_sandwich(cohort: Arrays, method):
     ancestry = cohort[1]
     hessian = oracle.ancestry_hessian(*cohort)
     scatter = dense_scatter(*cohort, BOUNDS) if method == "jackknife" else None
-    given = [jnp.asarray(pairs_of(h).astype(np.float32)) for h in (hessian,)]
+    score = oracle.ancestry_gradient(*cohort)
+    # One entry at zero that data hold there hard, one that they hold a little.
+    score[0] = [3.0, 3.0, 1.0]
+    given = [jnp.asarray(v.astype(np.float32)) for v in (pairs_of(hessian), score)]
     if scatter is not None:
         given.append(jnp.asarray(pairs_of(scatter).astype(np.float32)))
     found = np.asarray(standard_errors(jnp.asarray(ancestry), *given))
-    information = dense_errors(ancestry, hessian)
-    expected = dense_errors(ancestry, hessian, scatter)
+    information = dense_errors(ancestry, hessian, score)
+    expected = dense_errors(ancestry, hessian, score, scatter)
     told = information < MAX_STANDARD_ERROR
     assert told.mean() > 0.5
     expected = np.where(told, expected, MAX_STANDARD_ERROR).clip(0, MAX_STANDARD_ERROR)
-    np.testing.assert_allclose(found[told], expected[told], rtol=5e-3)
+    np.testing.assert_allclose(found[told], expected[told], rtol=5e-3, atol=1e-6)
     assert found[1, 1] == found[1].max()
 
 
 def test_standard_errors__of_a_person_whom_the_data_tell_nothing():
     nothing = jnp.zeros((1, 3), jnp.float32)
     even = jnp.full((1, 2), 0.5, jnp.float32)
-    for given in ((nothing,), (nothing, nothing)):
+    for given in ((nothing, even * 0), (nothing, even * 0, nothing)):
         found = np.asarray(standard_errors(even, *given))
         assert found.tolist() == [[MAX_STANDARD_ERROR] * 2]
 
 
 def test_standard_errors__of_one_population():
     one = jnp.ones((2, 1), jnp.float32)
-    assert np.asarray(standard_errors(one, one, one)).tolist() == [[0.0], [0.0]]
+    assert np.asarray(standard_errors(one, one, one, one)).tolist() == [[0.0], [0.0]]
 
 
 def project(genotypes, frequencies, tile):
@@ -175,7 +195,7 @@ def test_standard_errors__intervals_cover_the_truth(method):
         errors = standard_errors(ancestry, *given)
     else:
         statistics = ancestry_statistics(packed, ancestry, tiles, tile=tile)
-        errors = standard_errors(ancestry, statistics.hessian)
+        errors = standard_errors(ancestry, statistics.hessian, statistics.gradient)
     admixed = (truth.ancestry > 0.02) & (truth.ancestry < 0.98)
     difference = np.abs(np.asarray(ancestry)[:800] - truth.ancestry)
     covered = difference <= 1.96 * np.asarray(errors)[:800]
