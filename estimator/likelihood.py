@@ -25,7 +25,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32, Float64, UInt
 
-from estimator.calls import Counts, count_alleles, evidence, sum_of_logs, unpack_codes
+from estimator.calls import (
+    Codes,
+    Counts,
+    count_alleles,
+    evidence,
+    sum_of_logs,
+    unpack_codes,
+)
 from estimator.config import MIN_FREQUENCY
 from estimator.packing import VARIANTS_PER_BYTE, PackedArray, all_missing
 from estimator.quadratic import pair_indices
@@ -325,3 +332,20 @@ def _add_rows(total: Array, part: Array, rows: tuple[Array, int]) -> Array:
     """Add a tile's sums to its rows of a total."""
     sums = jax.lax.dynamic_slice_in_dim(total, *rows) + part
     return jax.lax.dynamic_update_slice_in_dim(total, sums, rows[0], 0)
+
+
+def tile_derivatives(
+    codes: Codes,
+    ancestry: Ancestry,
+    frequencies: Float32[Array, "k width"],
+) -> tuple[Float32[Array, "people width"], Float32[Array, "people width"]]:
+    """Return d and w of some variants' genotypes; zero where missing."""
+    first, second = _derivatives(
+        count_alleles(codes), _frequency(ancestry, frequencies)
+    )
+    return first, second
+
+
+def pair_products(rows: Float32[Array, "k n"]) -> Float32[Array, "pairs n"]:
+    """Products of every pair of rows, in the order of `pair_indices`."""
+    return _pairs(rows)

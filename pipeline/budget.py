@@ -193,7 +193,8 @@ def _fit_bytes(
 def _encoder_bytes(sizes: Sizes, config: RunConfig, n_people: int) -> int:
     """Memory of a worker that encodes some people at a time."""
     genotypes = 4 * n_people * sizes.row_bytes
-    model = 4 * FLOAT_BYTES * config.fit.n_populations * sizes.n_variants
+    # P and the projector here and on the device, and P once more by position.
+    model = 5 * FLOAT_BYTES * config.fit.n_populations * sizes.n_variants
     return WORKER_BYTES + ENCODER_KERNEL_BYTES + genotypes + model
 
 

@@ -59,6 +59,19 @@ _include_x_option = click.option(
 )
 
 
+_labels_option = click.option(
+    "--labels",
+    type=_LOCATION,
+    help="Lines of sample id, tab, population: people whose population is known.",
+)
+
+
+def _read_labels(path: Location | None) -> Any:
+    from pipeline import labels
+
+    return None if path is None else labels.read_labels(path)
+
+
 def _restart(function: Command) -> Command:
     """Add the options that say what to do with what is there already."""
     resume = click.option("--resume", is_flag=True, help="Finish what was interrupted.")
@@ -126,6 +139,7 @@ def main(verbose: int) -> None:
     is_flag=True,
     help="Print what the run would need, and whether it fits; write nothing.",
 )
+@_labels_option
 @_restart
 def run(
     cohort: str,
@@ -138,6 +152,7 @@ def run(
     no_qc: bool,
     include_x: bool,
     dry_run: bool,
+    labels: Location | None,
     **restart: bool,
 ) -> None:
     """Estimate the ancestry of everybody in COHORT.
@@ -160,7 +175,10 @@ def run(
         for name, value in lines:
             click.echo(f"{name:20}  {value}")
         return
-    result = runner.run(cohort, output, config, where.cluster(), **restart)
+    known = _read_labels(labels)
+    result = runner.run(
+        cohort, output, config, where.cluster(), labels=known, **restart
+    )
     _print_result(result.summary, output)
 
 
@@ -245,6 +263,7 @@ def prepare(
 @on_workers
 @_config_option
 @_seed_option
+@_labels_option
 @_restart
 def fit(
     prepared: Location,
@@ -254,6 +273,7 @@ def fit(
     where: Where,
     config_path: Path | None,
     seed: int | None,
+    labels: Location | None,
     **restart: bool,
 ) -> None:
     """Fit the model to a PREPARED store and train its encoder."""
@@ -263,7 +283,8 @@ def fit(
     from pipeline import stages
 
     cluster = where.cluster()
-    stages.fit_only(prepared, output, config, cluster, **restart)
+    known = _read_labels(labels)
+    stages.fit_only(prepared, output, config, cluster, labels=known, **restart)
     click.echo(f"fitted {prepared}: {output}")
 
 

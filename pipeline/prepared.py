@@ -41,6 +41,11 @@ class Prepared:
         Chunks of people kept out of the fit to judge it by.
     itemsize
         Bytes of a packed element of four variants, which tells the encoding.
+    fixed
+        Population that has all of each person's ancestry, -1 where that is to be
+        estimated; None where nobody is labelled.
+    population_names
+        Names of the populations; empty where nobody is labelled.
     """
 
     path: Location
@@ -52,6 +57,8 @@ class Prepared:
     in_fit: npt.NDArray[np.bool_]
     held_out: tuple[Rows, ...] = ()
     itemsize: int = 1
+    fixed: npt.NDArray[np.int16] | None = None
+    population_names: tuple[str, ...] = ()
 
     @property
     def blocks_in_fit(self) -> list[Rows]:

@@ -134,7 +134,23 @@ ANCESTRY = {
 POPULATION = ArraySpec(
     ("samples",), "str", "Label of the person's population, where the cohort has it."
 )
-OPTIONAL_ANCESTRY = {"sample_population": POPULATION}
+STANDARD_ERROR = ArraySpec(
+    ("samples", "populations"),
+    "float32",
+    "Standard error of Q given P, in [0, 0.5]; 0 where Q was given, NaN for a person "
+    "without any called genotype.",
+)
+POPULATION_ID = ArraySpec(
+    ("populations",),
+    "str",
+    "Name of the population, where people were labelled: the labels in order, then "
+    "population_N for the others.",
+)
+OPTIONAL_ANCESTRY = {
+    "population_id": POPULATION_ID,
+    "sample_population": POPULATION,
+    "sample_ancestry_proportion_se": STANDARD_ERROR,
+}
 
 PREPARED_SWAPPED = ArraySpec(
     ("variants",),

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from estimator.packing import GENOTYPES, Encoding
 from pipeline import budget, overlap, provenance, publication
@@ -19,12 +20,13 @@ from pipeline.distinct import check_distinct
 from pipeline.errors import InputError
 from pipeline.fit import fit
 from pipeline.ingest import ingest, needs_import, source_digest
+from pipeline.labels import Labels, fix_labelled, place_labels
 from pipeline.location import Location, delete_tree, locate
 from pipeline.match import Match, MatchCounts, match_variants
 from pipeline.meter import Meter
 from pipeline.neural import NeuralFit
 from pipeline.prepare import fill, lay_out, prepare
-from pipeline.prepared import Prepared, hold_out, open_prepared
+from pipeline.prepared import Prepared, hold_out, open_prepared, open_store
 from pipeline.schema import PREPARED, VARIANT_KEYS
 from pipeline.store import Store, check_genotypes
 from pipeline.tasks import Cluster
@@ -34,13 +36,16 @@ from pipeline.workspace import open_store_workspace
 logger = logging.getLogger(__name__)
 
 
-def provenance_inputs(fingerprint: str, config: RunConfig) -> dict[str, Any]:
-    """What a result depends on: cohort, configuration and software."""
-    return {
+def provenance_inputs(
+    fingerprint: str, config: RunConfig, labels: Labels | None = None
+) -> dict[str, Any]:
+    """What a result depends on: cohort, configuration, software and labels."""
+    inputs = {
         "cohort": fingerprint,
         "configuration": config.as_json(),
         "versions": provenance.package_versions(),
     }
+    return inputs if labels is None else inputs | {"labels": labels.fingerprint}
 
 
 def describe(source: str, config: RunConfig, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -54,7 +59,38 @@ def describe(source: str, config: RunConfig, inputs: dict[str, Any]) -> dict[str
         "stamp": provenance.digest(inputs),
         "cohort_fingerprint": inputs["cohort"],
         "provenance": {"versions": inputs["versions"]},
+        **({"labels_fingerprint": inputs["labels"]} if "labels" in inputs else {}),
     }
+
+
+def check_labels(
+    labels: Labels | None, sample_ids: npt.NDArray[np.str_], config: RunConfig
+) -> None:
+    """Refuse labels that do not fit the cohort, before any work.
+
+    Raises
+    ------
+    InputError
+        If a labelled person is not in the cohort, the populations are more than K, or
+        the method takes no labels.
+    """
+    if labels is None:
+        return
+    if config.fit.method == NEURAL:
+        raise InputError(
+            'fit.method is "neural", which takes no labels; leave --labels out or fit '
+            'with "likelihood"'
+        )
+    place_labels(labels, sample_ids, config.fit.n_populations)
+
+
+def open_for_fit(path: Location, config: RunConfig, labels: Labels | None) -> Prepared:
+    """Open a prepared store as the fit sees it: who is left out, who is labelled."""
+    prepared = hold_out(open_prepared(path), config.held_out)
+    if labels is None:
+        return prepared
+    sample_ids = open_store(path).read("sample_id")
+    return fix_labelled(prepared, labels, sample_ids, config.fit.n_populations)
 
 
 def open_source(source: str, folder: Location) -> Cohort:
@@ -236,24 +272,25 @@ def fit_only(
     config: RunConfig,
     cluster: AbstractContextManager[Cluster],
     *,
+    labels: Labels | None = None,
     resume: bool = False,
     overwrite: bool = False,
 ) -> None:
-    """Make a model store of a prepared one.
+    """Make a model store of a prepared one, with some people's population known.
 
     Raises
     ------
     InputError
-        If the prepared store cannot be used, or the output exists.
+        If the prepared store or the labels cannot be used, or the output exists.
     """
     name = "model.zarr"
     options = {"resume": resume, "overwrite": overwrite}
-    prepared = hold_out(
-        open_prepared(publication.resolve(prepared_path)), config.held_out
-    )
-    origin = Store.open(prepared.path, "prepared").attrs
-    inputs = provenance_inputs(origin["cohort_fingerprint"], config)
-    inputs["prepared"] = origin["stamp"]
+    found = open_prepared(publication.resolve(prepared_path))
+    origin = open_store(found.path)
+    check_labels(labels, origin.read("sample_id"), config)
+    prepared = open_for_fit(found.path, config, labels)
+    inputs = provenance_inputs(origin.attrs["cohort_fingerprint"], config, labels)
+    inputs["prepared"] = origin.attrs["stamp"]
     attrs = describe(str(prepared_path), config, inputs)
     with open_store_workspace(output, name, **options) as workspace:
         if resume and workspace.conclude(attrs["stamp"]):

@@ -35,6 +35,7 @@ CHECKED_MODULES = (
     "relaxation",
     "spectral",
     "training",
+    "uncertainty",
 )
 jaxtyping.install_import_hook(
     [f"estimator.{name}" for name in CHECKED_MODULES], "beartype.beartype"

@@ -134,33 +134,38 @@ def expectation_maximisation(genotypes, ancestry, frequencies):
     )
 
 
-def fit(genotypes, ancestry, frequencies, *, em_steps=20):
+def fit(genotypes, ancestry, frequencies, *, em_steps=20, fixed=None):
     """Climb from a start to the maximum of the likelihood it leads to.
 
     EM, then bounded quasi-Newton on P and on rows of Q written as shares u / sum(u),
-    which leaves only bounds as constraints.
+    which leaves only bounds as constraints. People who are fixed keep their Q.
     """
+    free = np.ones(len(ancestry), bool) if fixed is None else ~fixed
+    given = ancestry
     for _ in range(em_steps):
         ancestry, frequencies = expectation_maximisation(
             genotypes, ancestry, frequencies
         )
-    shape, n_ancestry = ancestry.shape, ancestry.size
+        ancestry = np.where(free[:, None], ancestry, given)
+    shape, n_ancestry = ancestry[free].shape, ancestry[free].size
 
     def split(x):
         shares = x[:n_ancestry].reshape(shape)
         total = shares.sum(axis=1, keepdims=True)
-        return shares / total, total, x[n_ancestry:].reshape(frequencies.shape)
+        q = given.astype(np.float64)
+        q[free] = shares / total
+        return q, total, x[n_ancestry:].reshape(frequencies.shape)
 
     def loss(x):
         q, total, p = split(x)
-        slope = ancestry_gradient(genotypes, q, p)
-        slope = (slope - (slope * q).sum(axis=1, keepdims=True)) / total
+        slope = ancestry_gradient(genotypes, q, p)[free]
+        slope = (slope - (slope * q[free]).sum(axis=1, keepdims=True)) / total
         gradient = [slope.ravel(), frequency_gradient(genotypes, q, p).ravel()]
         return -log_likelihood(genotypes, q, p), -np.concatenate(gradient)
 
     bounds = [(0.0, 1.0)] * n_ancestry
     bounds += [(MIN_FREQUENCY, 1 - MIN_FREQUENCY)] * frequencies.size
-    start = np.concatenate([ancestry.ravel(), frequencies.ravel()])
+    start = np.concatenate([ancestry[free].ravel(), frequencies.ravel()])
     found = scipy.optimize.minimize(
         loss,
         start.clip(*np.transpose(bounds)),

@@ -31,6 +31,7 @@ from estimator import (
     quadratic,
     relaxation,
     training,
+    uncertainty,
 )
 from estimator.config import AncestryEstimatorConfig
 
@@ -100,6 +101,11 @@ def quadratic_case(n_problems, sum_is_fixed):
 def refinement():
     unsettled: Any = jax.ShapeDtypeStruct((), jnp.bool_)
     return projection._Refinement(projection.Projection(Q, f64(N_PEOPLE)), Q, unsettled)
+
+
+def block_pieces():
+    shape: Any = jax.ShapeDtypeStruct((128,), jnp.int64)
+    return uncertainty.BlockPieces(shape, shape, shape, f32(128))
 
 
 def minibatch():
@@ -195,6 +201,16 @@ CASES = {
         joint.joint_update,
         (abstract_joint(), abstract_joint_gradient(), i32()),
         {"schedule": JOINT},
+    ),
+    "block_scores": lambda: (
+        uncertainty.block_scores,
+        (PACKED, Q, P_TILES, block_pieces()),
+        {"tile": TILE, "width": 2000},
+    ),
+    "standard_errors": lambda: (
+        uncertainty.standard_errors,
+        (Q, f32(N_PEOPLE, PAIRS), Q, f32(N_PEOPLE, PAIRS)),
+        {},
     ),
     "frequencies_to_logits": lambda: (model.frequencies_to_logits, (P,), {}),
     "logits_to_frequencies": lambda: (model.logits_to_frequencies, (P,), {}),

@@ -53,7 +53,13 @@ COMPLETE = RunConfig(
         frequency_rate=0.25,
         held_out=0.0,
     ),
-    apply=ApplyConfig(refine=0, strand="drop", min_overlap=0.7),
+    apply=ApplyConfig(
+        refine=0,
+        strand="drop",
+        min_overlap=0.7,
+        standard_errors="information",
+        jackknife_blocks=64,
+    ),
 )
 
 
