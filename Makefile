@@ -23,7 +23,7 @@ demo: venv
 test: venv
 	$(BIN)/python -m pytest
 
-# The fault tests that take minutes.
+# The fault tests that take minutes, and stores of another version of bio2zarr.
 soak: venv
 	$(BIN)/python -m pytest -m soak
 

@@ -1,8 +1,10 @@
 """Products of centred genotypes with thin matrices, tile by tile.
 
-The centred genotype of a person and a variant is g/2 - f where called, f being the
-frequency of the alternate allele among everyone, and zero where missing. The
-spectral start and the encoder's features are both built from these products.
+The centred genotype of a person and a variant is g/n - f where n alleles were
+observed, g of them alternate and f being the frequency of the alternate allele among
+everyone, and zero where missing. A single allele has the same weight as two, so that
+the expectation is QP - f whatever a person's ploidy. The spectral start and the
+encoder's features are both built from these products.
 """
 
 from functools import partial
@@ -11,8 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float32
 
-from estimator.likelihood import Packed, TileShape, slice_tile, unpack_codes
-from estimator.packing import MISSING_CODE, VARIANTS_PER_BYTE
+from estimator.calls import allele_share, is_missing, unpack_codes
+from estimator.likelihood import Packed, TileShape, slice_tile
+from estimator.packing import VARIANTS_PER_BYTE
 
 # Per-variant values as `tile_variants` lays them out: one row, or several.
 FrequencyRow = Float32[Array, "tiles 4 1 width"]
@@ -22,8 +25,8 @@ _product = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 def _centred(codes: Array, frequency: Float32[Array, "1 width"]) -> Array:
-    half_counts = codes.astype(jnp.float32) * 0.5
-    return jnp.where(codes == MISSING_CODE, jnp.float32(0), half_counts - frequency)
+    deviation = allele_share(codes) - frequency
+    return jnp.where(is_missing(codes), jnp.float32(0), deviation)
 
 
 @partial(jax.jit, static_argnames=("tile",))

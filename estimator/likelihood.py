@@ -1,7 +1,8 @@
 """The binomial log-likelihood of the ADMIXTURE model, its gradients and Hessians.
 
 With p = QP the frequency of the alternate allele for a person and a variant, g the
-alternate alleles counted and n those called (2, or 0 where the call is missing):
+alternate alleles counted and n those observed (2 of a diploid call, 1 of a half or
+haploid one, 0 where the call is missing):
 
     log-likelihood   sum g log p + (n - g) log(1 - p)
     d                g / p - (n - g) / (1 - p)
@@ -10,10 +11,10 @@ alternate alleles counted and n those called (2, or 0 where the call is missing)
     gradient of P    Q' d          negative Hessian    (Q_k Q_l)' w
 
 Everything is a matrix product over tiles of people and variants that stay in cache;
-no matrix of people by variants is ever held in floating point. Genotypes arrive at
-two bits each (`estimator.packing`). Instead of interleaving the four variants of
-each byte, frequencies are laid out to match: `tile_variants` puts the variants of a
-tile that share a position within their bytes side by side.
+no matrix of people by variants is ever held in floating point. Genotypes arrive
+packed, in any encoding (`estimator.packing`, `estimator.calls`). Instead of
+interleaving the four variants of each element, frequencies are laid out to match:
+`tile_variants` puts the variants of a tile that share a position side by side.
 """
 
 from functools import partial
@@ -22,13 +23,21 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float32, Float64, UInt8
+from jaxtyping import Array, Float32, Float64, UInt
 
+from estimator.calls import (
+    Codes,
+    Counts,
+    count_alleles,
+    evidence,
+    sum_of_logs,
+    unpack_codes,
+)
 from estimator.config import MIN_FREQUENCY
-from estimator.packing import ALL_MISSING_BYTE, MISSING_CODE, VARIANTS_PER_BYTE
+from estimator.packing import VARIANTS_PER_BYTE, PackedArray, all_missing
 from estimator.quadratic import pair_indices
 
-Packed = UInt8[Array, "people bytes"]
+Packed = UInt[Array, "people elements"]
 Ancestry = Float32[Array, "people k"]
 FrequencyTiles = Float32[Array, "tiles 4 k width"]
 
@@ -41,7 +50,7 @@ class TileShape(NamedTuple):
     people
         People per tile; shards are padded to a multiple of it.
     width
-        Bytes of packed genotypes per tile: four times as many variants.
+        Elements of packed genotypes per tile: four times as many variants.
     """
 
     people: int
@@ -93,7 +102,7 @@ class LikelihoodSlopes(NamedTuple):
 def tile_variants(
     values: Float32[Array, "rows variants"], width: int, fill: float = 0.5
 ) -> Float32[Array, "tiles 4 rows width"]:
-    """Lay out per-variant rows tile by tile, then by position within a byte."""
+    """Lay out per-variant rows tile by tile, then by position within an element."""
     rows, n_variants = values.shape
     per_tile = width * VARIANTS_PER_BYTE
     padding = -n_variants % per_tile
@@ -110,18 +119,6 @@ def untile_variants(
     return tiles.transpose(2, 0, 3, 1).reshape(rows, -1)[:, :n_variants]
 
 
-class _Counts(NamedTuple):
-    alternate: Float32[Array, "people width"]
-    reference: Float32[Array, "people width"]
-
-
-def _count_alleles(codes: UInt8[Array, "people width"]) -> _Counts:
-    called = codes != MISSING_CODE
-    alternate = jnp.where(called, codes, jnp.uint8(0))
-    reference = jnp.where(called, jnp.uint8(2) - codes, jnp.uint8(0))
-    return _Counts(alternate.astype(jnp.float32), reference.astype(jnp.float32))
-
-
 def _frequency(ancestry: Ancestry, frequencies: Float32[Array, "k width"]) -> Array:
     """Individual allele frequencies QP, kept inside (0, 1) against rounding."""
     mixed = jnp.matmul(ancestry, frequencies, precision=jax.lax.Precision.HIGHEST)
@@ -133,7 +130,7 @@ class _Derivatives(NamedTuple):
     second: Float32[Array, "people width"]
 
 
-def _derivatives(counts: _Counts, p: Array) -> _Derivatives:
+def _derivatives(counts: Counts, p: Array) -> _Derivatives:
     """First derivative of the log-likelihood in p, and minus the second."""
     per_alternate = 1.0 / p
     per_reference = 1.0 / (1.0 - p)
@@ -144,45 +141,13 @@ def _derivatives(counts: _Counts, p: Array) -> _Derivatives:
     )
 
 
-def _probability(codes: UInt8[Array, "people width"], p: Array) -> Array:
-    """Probability of each genotype without the binomial coefficient; 1 if missing."""
-    first = jnp.where(codes == 0, 1.0 - p, p)
-    second = jnp.where(codes == 2, p, 1.0 - p)
-    return jnp.where(codes == MISSING_CODE, jnp.float32(1), first * second)
-
-
-def _sum_of_logs(
-    probabilities: list[Float32[Array, "people width"]],
-) -> Float64[Array, " people"]:
-    """Sum of the logarithms of each person's probabilities, four by width.
-
-    A float32 logarithm is off by 3e-9 on average, more than the gain that ends a
-    fit. One float64 logarithm of a product of eight probabilities, each at least
-    2**-40, is exact and costs less than eight of float32.
-    """
-    first, second, third, fourth = probabilities
-    # Two at a time stay above the least normal float32, eight that of float64.
-    product = (first * second).astype(jnp.float64) * (third * fourth).astype(
-        jnp.float64
-    )
-    half = product.shape[1] // 2
-    return jnp.sum(jnp.log(product[:, :half] * product[:, half:]), axis=1)
-
-
 def slice_tile(
     packed: Packed, row: Array, column: Array, tile: TileShape
-) -> UInt8[Array, "tile_people width"]:
+) -> UInt[Array, "tile_people width"]:
     """Packed genotypes of one tile, counted in tiles."""
     return jax.lax.dynamic_slice(
         packed, (row * tile.people, column * tile.width), (tile.people, tile.width)
     )
-
-
-def unpack_codes(
-    packed_tile: UInt8[Array, "people width"], position: int
-) -> UInt8[Array, "people width"]:
-    """Codes of the variants at one of the four positions within their bytes."""
-    return (packed_tile >> jnp.uint8(2 * position)) & jnp.uint8(MISSING_CODE)
 
 
 def _pairs(rows: Float32[Array, "k n"]) -> Float32[Array, "pairs n"]:
@@ -194,7 +159,7 @@ _product = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 def padded_shape(shape: tuple[int, int], tile: TileShape) -> tuple[int, int]:
-    """People and bytes of the whole tiles that hold a shard.
+    """People and elements of the whole tiles that hold a shard.
 
     >>> padded_shape((130, 256), TileShape(128, 256))
     (256, 256)
@@ -205,11 +170,11 @@ def padded_shape(shape: tuple[int, int], tile: TileShape) -> tuple[int, int]:
     )
 
 
-def pad_shard(packed: np.ndarray, tile: TileShape) -> np.ndarray:
+def pad_shard(packed: PackedArray, tile: TileShape) -> PackedArray:
     """Fill a shard up with missing to a whole number of tiles in both directions."""
     whole = padded_shape(packed.shape, tile)
     padding = [(0, to - size) for to, size in zip(whole, packed.shape, strict=True)]
-    return np.pad(packed, padding, constant_values=ALL_MISSING_BYTE)
+    return np.pad(packed, padding, constant_values=all_missing(packed.dtype))
 
 
 def pad_ancestry(ancestry: np.ndarray, n_people: int) -> np.ndarray:
@@ -239,8 +204,7 @@ def ancestry_statistics(
     Returns
     -------
     Statistics of every person. The Hessian holds K(K+1)/2 entries in the order of
-    `pair_indices`. Logarithms are taken and summed in float64, of eight genotypes
-    at a time.
+    `pair_indices`. Logarithms are taken and summed in float64 (`sum_of_logs`).
     """
     n_people, k = ancestry.shape
     n_pairs = k * (k + 1) // 2
@@ -251,16 +215,16 @@ def ancestry_statistics(
         def variant_tile(column: Array, sums: AncestryStatistics) -> AncestryStatistics:
             block = slice_tile(packed, row, column, tile)
             gradient, hessian, log_likelihood = sums
-            probabilities = []
+            parts = []
             for position in range(VARIANTS_PER_BYTE):
                 codes = unpack_codes(block, position)
                 p_tile = frequencies[column, position]
                 p = _frequency(q, p_tile)
-                first, second = _derivatives(_count_alleles(codes), p)
+                first, second = _derivatives(count_alleles(codes), p)
                 gradient = gradient + _product(first, p_tile.T)
                 hessian = hessian + _product(second, _pairs(p_tile).T)
-                probabilities.append(_probability(codes, p))
-            log_likelihood = log_likelihood + _sum_of_logs(probabilities)
+                parts.append(evidence(codes, p))
+            log_likelihood = log_likelihood + sum_of_logs(parts)
             return AncestryStatistics(gradient, hessian, log_likelihood)
 
         start = AncestryStatistics(
@@ -299,7 +263,7 @@ def frequency_statistics(
             q_pairs = _pairs(q.T)
             gradients, hessians = [], []
             for position in range(VARIANTS_PER_BYTE):
-                counts = _count_alleles(unpack_codes(block, position))
+                counts = count_alleles(unpack_codes(block, position))
                 first, second = _derivatives(counts, _frequency(q, p_tiles[position]))
                 gradients.append(_product(q.T, first))
                 hessians.append(_product(q_pairs, second))
@@ -339,17 +303,17 @@ def likelihood_slopes(
             rows = (row * tile.people, tile.people)
             q = jax.lax.dynamic_slice_in_dim(ancestry, *rows)
             q_slope = jnp.zeros_like(q)
-            p_slopes, probabilities = [], []
+            p_slopes, parts = [], []
             for position in range(VARIANTS_PER_BYTE):
                 codes = unpack_codes(block, position)
                 p = _frequency(q, p_tiles[position])
-                first = _derivatives(_count_alleles(codes), p).first
+                first = _derivatives(count_alleles(codes), p).first
                 q_slope = q_slope + _product(first, p_tiles[position].T)
                 p_slopes.append(_product(q.T, first))
-                probabilities.append(_probability(codes, p))
+                parts.append(evidence(codes, p))
             return (
                 _add_rows(sums[0], q_slope, rows),
-                _add_rows(sums[1], _sum_of_logs(probabilities), rows),
+                _add_rows(sums[1], sum_of_logs(parts), rows),
                 sums[2] + jnp.stack(p_slopes),
             )
 
@@ -368,3 +332,20 @@ def _add_rows(total: Array, part: Array, rows: tuple[Array, int]) -> Array:
     """Add a tile's sums to its rows of a total."""
     sums = jax.lax.dynamic_slice_in_dim(total, *rows) + part
     return jax.lax.dynamic_update_slice_in_dim(total, sums, rows[0], 0)
+
+
+def tile_derivatives(
+    codes: Codes,
+    ancestry: Ancestry,
+    frequencies: Float32[Array, "k width"],
+) -> tuple[Float32[Array, "people width"], Float32[Array, "people width"]]:
+    """Return d and w of some variants' genotypes; zero where missing."""
+    first, second = _derivatives(
+        count_alleles(codes), _frequency(ancestry, frequencies)
+    )
+    return first, second
+
+
+def pair_products(rows: Float32[Array, "k n"]) -> Float32[Array, "pairs n"]:
+    """Products of every pair of rows, in the order of `pair_indices`."""
+    return _pairs(rows)

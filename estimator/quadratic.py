@@ -48,7 +48,7 @@ def symmetric_from_pairs(
     return pairs[position]
 
 
-def _eliminate(
+def eliminate(
     matrix: Matrices, right: Float32[Array, "k r problems"]
 ) -> Float32[Array, "k r problems"]:
     """Solve symmetric positive definite systems by Gaussian elimination."""
@@ -79,7 +79,7 @@ def _newton_direction(
     identity = jnp.eye(hessian.shape[0], dtype=hessian.dtype)[:, :, None]
     if not sum_is_fixed:
         reduced = jnp.where(both_free, hessian, identity)
-        solution = _eliminate(reduced, jnp.where(free, residual, 0.0)[:, None])
+        solution = eliminate(reduced, jnp.where(free, residual, 0.0)[:, None])
         return solution[:, 0], jnp.zeros_like(residual[0])
     # Where the sum is zero, neither a constant in every entry of H nor one in g
     # changes the objective. They are chosen to keep the system well conditioned:
@@ -90,7 +90,7 @@ def _newton_direction(
     n_free = jnp.maximum(jnp.sum(weight, axis=0), 1.0)
     mean = jnp.sum(residual * weight, axis=0) / n_free
     right = jnp.stack([(residual - mean[None]) * weight, weight], axis=1)
-    solution = _eliminate(reduced, right)
+    solution = eliminate(reduced, right)
     total = jnp.sum(solution, axis=0)
     # No free variable leaves 0/0: the step is zero whatever the multiplier.
     multiplier = total[0] / jnp.maximum(total[1], jnp.finfo(total.dtype).tiny)

@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float32, Float64
+import numpy as np
+from jaxtyping import Array, Float32, Float64, Int
 
 from estimator.config import MIN_FREQUENCY
 from estimator.likelihood import (
@@ -49,6 +50,23 @@ def newton_ancestry(
     moved = jnp.clip(q + step, 0.0, 1.0)
     # Rounding moves the sum by a few units in the last place; restore it.
     return (moved / jnp.sum(moved, axis=0, keepdims=True)).T
+
+
+def fix_ancestry(ancestry: Ancestry, population: Int[np.ndarray, " n"]) -> Ancestry:
+    """Q with some people's ancestry all in a given population.
+
+    Parameters
+    ----------
+    ancestry
+        Q.
+    population
+        Population of the first people, -1 for those who keep their row; the people
+        after them keep theirs too.
+    """
+    padded = np.full(len(ancestry), -1, population.dtype)
+    padded[: len(population)] = population
+    given = padded[:, None] == np.arange(ancestry.shape[1])
+    return jnp.where((padded >= 0)[:, None], given.astype(np.float32), ancestry)
 
 
 @partial(jax.jit, static_argnames=("tile",))

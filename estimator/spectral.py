@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from estimator.centred import centred_times, centred_transposed_times
 from estimator.likelihood import TileShape, pad_shard, tile_variants, untile_variants
-from estimator.packing import packed_width
+from estimator.packing import PackedArray, packed_width
 
 OVERSAMPLING = 10
 POWER_ITERATIONS = 4
@@ -55,7 +55,7 @@ class _LowRank:
 
 
 def spectral_start(
-    packed: npt.NDArray[np.uint8],
+    packed: PackedArray,
     frequency: npt.NDArray[np.float64],
     n_populations: int,
     *,
@@ -67,7 +67,7 @@ def spectral_start(
     Parameters
     ----------
     packed
-        Genotypes of a sample of people and variants, from `pack_genotypes`.
+        Genotypes of a sample of people and variants, as `estimator.packing` has them.
     frequency
         Pooled frequency of each variant's alternate allele, in [0, 1].
     n_populations
@@ -107,7 +107,7 @@ def spectral_start(
 
 
 def _decompose(
-    packed: npt.NDArray[np.uint8],
+    packed: PackedArray,
     frequency: npt.NDArray[np.float64],
     n_populations: int,
     rng: np.random.Generator,
@@ -117,7 +117,7 @@ def _decompose(
     n_people, n_variants = packed.shape[0], len(frequency)
     if packed.shape[1] != packed_width(n_variants):
         raise ValueError(
-            f"{n_variants} variants are {packed_width(n_variants)} bytes a person; "
+            f"{n_variants} variants are {packed_width(n_variants)} elements a person; "
             f"the packed genotypes have {packed.shape[1]}"
         )
     padded = jnp.asarray(pad_shard(packed, tile))

@@ -18,6 +18,7 @@ from estimator import training
 from estimator.likelihood import pad_shard, tile_shape
 from estimator.packing import count_called
 from estimator.projection import project_ancestry
+from estimator.relaxation import fix_ancestry
 from pipeline import bundle, plan, schema, stream
 from pipeline.config import ApplyConfig
 from pipeline.errors import InputError
@@ -26,6 +27,7 @@ from pipeline.minibatch import DeviceModel, lay_out_model
 from pipeline.plan import Rows
 from pipeline.prepared import Prepared, open_store
 from pipeline.progress import track
+from pipeline.standard_errors import ErrorPlan, group_errors, plan_errors
 from pipeline.store import Store, write_all
 from pipeline.stream import read_rows
 from pipeline.tasks import Cluster, Future
@@ -39,7 +41,15 @@ FloatArray = npt.NDArray[np.float32]
 
 # A group of people is what one task projects.
 GROUP_PEOPLE = 512
-_VALUES = ("sample_ancestry_proportion", "sample_log_likelihood", "sample_n_called")
+_VALUES = {
+    name: schema.ANCESTRY[name]
+    for name in (
+        "sample_ancestry_proportion",
+        "sample_log_likelihood",
+        "sample_n_called",
+    )
+}
+_ERROR = "sample_ancestry_proportion_se"
 
 
 @dataclass(frozen=True)
@@ -70,13 +80,16 @@ class _GroupTask:
     model_path: Location
     stamp: str
     rows: Rows
+    fixed: npt.NDArray[np.int16] | None
     refine: int
+    errors: ErrorPlan | None
 
 
 class _Group(NamedTuple):
     ancestry: FloatArray
     log_likelihood: npt.NDArray[np.float64]
     n_called: npt.NDArray[np.int64]
+    standard_error: FloatArray | None
     squared_error: float
 
 
@@ -106,17 +119,29 @@ def apply_model(
     attrs
         Provenance, kept in the store's attributes.
     """
-    store = Store.resume(path, KIND) or _lay_out(model_path, prepared, path)
+    contigs = Store.open(model_path, bundle.KIND).read("variant_contig_name")
+    errors = plan_errors(config, contigs)
+    store = Store.resume(path, KIND)
+    if store is None:
+        values = (
+            _VALUES if errors is None else _VALUES | {_ERROR: schema.STANDARD_ERROR}
+        )
+        store = _lay_out(model_path, prepared, path, values)
     blocks = plan.split_rows(prepared.n_samples, prepared.sample_chunk)
     store.track_blocks(len(blocks))
     left = store.blocks_left()
     stamp = str(attrs.get("stamp", ""))
     refine = config.newton_steps(bundle.fitted_by(model_path))
-    group_task = partial(_GroupTask, prepared.path, model_path, stamp, refine=refine)
+    group_task = partial(
+        _GroupTask, prepared.path, model_path, stamp, refine=refine, errors=errors
+    )
     with track("applying the model", len(left)) as progress:
         futures = []
         for block in left:
-            tasks = [group_task(rows) for rows in _groups(blocks[block], prepared)]
+            tasks = [
+                group_task(rows, _fixed_in(prepared, rows))
+                for rows in _groups(blocks[block], prepared)
+            ]
             futures.append(_submit_block(cluster, path, block, blocks[block], tasks))
         for _ in cluster.completed(futures):
             progress.advance()
@@ -137,6 +162,10 @@ def apply_model(
         )
 
 
+def _fixed_in(prepared: Prepared, rows: Rows) -> npt.NDArray[np.int16] | None:
+    return None if prepared.fixed is None else prepared.fixed[rows.slice]
+
+
 def _groups(block: Rows, prepared: Prepared) -> list[Rows]:
     """Cut a block into groups, at least four over a small cohort."""
     quarter = -(-prepared.n_samples // plan.MIN_SHARDS)
@@ -147,7 +176,12 @@ def _groups(block: Rows, prepared: Prepared) -> list[Rows]:
     ]
 
 
-def _lay_out(model_path: Location, prepared: Prepared, path: Location) -> Store:
+def _lay_out(
+    model_path: Location,
+    prepared: Prepared,
+    path: Location,
+    values: dict[str, schema.ArraySpec],
+) -> Store:
     model = Store.open(model_path, bundle.KIND)
     source = open_store(prepared.path)
     if model.shape("variant_position")[0] != prepared.n_variants:
@@ -166,12 +200,14 @@ def _lay_out(model_path: Location, prepared: Prepared, path: Location) -> Store:
             "sample_in_fit": prepared.in_fit,
         },
     )
+    if "population_id" in model:
+        names = model.read("population_id")
+        store.write("population_id", schema.POPULATION_ID, names)
     if "sample_population" in source:
         labels = source.read("sample_population")
         store.write("sample_population", schema.POPULATION, labels)
     n_populations = model.attrs["n_populations"]
-    for name in _VALUES:
-        spec = schema.ANCESTRY[name]
+    for name, spec in values.items():
         shape = (prepared.n_samples, n_populations)[: len(spec.dims)]
         store.lay_out(
             name, spec, shape, (prepared.sample_chunk, n_populations)[: len(shape)]
@@ -219,19 +255,32 @@ def _project_group(task: _GroupTask) -> _Group:
     projected = project_ancestry(
         genotypes, encoded, device.frequencies, refine=task.refine, tile=device.tile
     )
+    if task.fixed is not None:
+        given = fix_ancestry(projected.ancestry, task.fixed)
+        projected = project_ancestry(
+            genotypes, given, device.frequencies, refine=0, tile=device.tile
+        )
     n_called = count_called(packed)
+    errors = None
+    if task.errors is not None:
+        errors = group_errors(task.errors, genotypes, projected.ancestry, device)
+        errors = errors[: len(packed)]
+        if task.fixed is not None:
+            errors[task.fixed >= 0] = 0
+        errors[n_called == 0] = np.nan
     ancestry = np.array(projected.ancestry)[: len(packed)]
     difference = ancestry - np.asarray(encoded)[: len(packed)]
     squared_error = float(np.sum(difference[n_called > 0] ** 2, dtype=np.float64))
     ancestry[n_called == 0] = np.nan
     log_likelihood = np.asarray(projected.log_likelihood)[: len(packed)]
-    return _Group(ancestry, log_likelihood, n_called, squared_error)
+    return _Group(ancestry, log_likelihood, n_called, errors, squared_error)
 
 
 def _write_block(path: Location, block: int, rows: Rows, parts: list[_Group]) -> None:
     store = Store.open(path, KIND, writable=True)
-    for name, values in zip(_VALUES, zip(*parts, strict=True), strict=False):
-        store.write_rows(name, rows, np.concatenate(values))
+    for name, values in zip((*_VALUES, _ERROR), zip(*parts, strict=True), strict=False):
+        if name in store:
+            store.write_rows(name, rows, np.concatenate(values))
     store.mark_done(block, sum(part.squared_error for part in parts))
 
 

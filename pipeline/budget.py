@@ -8,7 +8,7 @@ arrays that each stage holds at a time.
 import math
 from dataclasses import dataclass
 
-from estimator.packing import VARIANTS_PER_BYTE, packed_width
+from estimator.packing import DOSAGES, packed_width
 from pipeline import apply, decode, plan, rounds
 from pipeline.config import RunConfig
 from pipeline.errors import InputError
@@ -38,12 +38,21 @@ class Sizes:
         People and variants.
     sample_chunk, variant_chunk
         The same of one chunk of the cohort's genotypes.
+    itemsize
+        Bytes of a packed element of four variants: 1 for diploid calls, 2 for those
+        with half or haploid ones, 8 for dosages.
     """
 
     n_samples: int
     n_variants: int
     sample_chunk: int
     variant_chunk: int
+    itemsize: int = 1
+
+    @property
+    def row_bytes(self) -> int:
+        """Packed bytes of one person."""
+        return packed_width(self.n_variants) * self.itemsize
 
 
 @dataclass(frozen=True)
@@ -104,13 +113,14 @@ def plan_budget(
         Memory that each may use, in bytes; None for any amount.
     """
     k, m, n = config.fit.n_populations, sizes.n_variants, sizes.n_samples
-    width = packed_width(m)
+    width = sizes.row_bytes
     shards = plan.plan_shards(
         n,
         m,
         plan.chunk_people(sizes.sample_chunk),
         max_people=config.fit.shard_people,
         max_bytes=config.fit.shard_bytes,
+        itemsize=sizes.itemsize,
     )
     shard_bytes = len(shards[0]) * width
     sums_bytes = FLOAT_BYTES * m * (k + k * (k + 1) // 2)
@@ -152,14 +162,18 @@ def plan_budget(
 
 def _prepare_bytes(sizes: Sizes) -> int:
     """Memory of a worker that decodes one block."""
-    rows = len(
-        plan.plan_blocks(sizes.n_samples, sizes.n_variants, sizes.sample_chunk)[0]
+    blocks = plan.plan_blocks(
+        sizes.n_samples, sizes.n_variants, sizes.sample_chunk, sizes.itemsize
     )
+    rows = len(blocks[0])
     # Codes of the window and their transpose; calls of a chunk, and what it becomes.
     window = min(decode.WINDOW_CELLS, rows * sizes.n_variants)
     chunk = min(sizes.variant_chunk, sizes.n_variants) * rows
-    packed = rows * packed_width(sizes.n_variants)
-    return WORKER_BYTES + packed + 3 * window // 2 + 6 * chunk
+    dosages = sizes.itemsize == DOSAGES.itemsize
+    code_bytes, call_bytes = (2, 12) if dosages else (1, 6)
+    transposed = window * sizes.itemsize // 2
+    packed = rows * sizes.row_bytes
+    return WORKER_BYTES + packed + code_bytes * window + transposed + call_bytes * chunk
 
 
 def _fit_bytes(
@@ -168,7 +182,7 @@ def _fit_bytes(
     """Memory of a worker in the fit, without the shards that it keeps."""
     people = min(config.fit.start_people, sizes.n_samples)
     variants = min(config.fit.start_variants, sizes.n_variants)
-    start = 4 * people * variants // VARIANTS_PER_BYTE
+    start = 4 * people * packed_width(variants) * sizes.itemsize
     # The shard in use and the one read ahead; sums tiled and not, the two being
     # added, and one for each level of the tree that waits for its neighbour.
     levels = math.ceil(math.log2(per_worker)) if per_worker > 1 else 0
@@ -178,8 +192,9 @@ def _fit_bytes(
 
 def _encoder_bytes(sizes: Sizes, config: RunConfig, n_people: int) -> int:
     """Memory of a worker that encodes some people at a time."""
-    genotypes = 4 * n_people * packed_width(sizes.n_variants)
-    model = 4 * FLOAT_BYTES * config.fit.n_populations * sizes.n_variants
+    genotypes = 4 * n_people * sizes.row_bytes
+    # P and the projector here and on the device, and P once more by position.
+    model = 5 * FLOAT_BYTES * config.fit.n_populations * sizes.n_variants
     return WORKER_BYTES + ENCODER_KERNEL_BYTES + genotypes + model
 
 

@@ -64,6 +64,7 @@ def save_model(
             "genome_build": source.attrs.get("genome_build", genome_build.UNKNOWN),
             **attrs,
         },
+        prepared.population_names,
     )
 
 
@@ -72,6 +73,7 @@ def write_model(
     keys: Mapping[str, npt.NDArray[Any]],
     model: Model,
     attrs: dict[str, Any],
+    population_names: tuple[str, ...] = (),
 ) -> None:
     """Write a model store from its parts.
 
@@ -85,6 +87,8 @@ def write_model(
         P and the encoder.
     attrs
         Where they come from, `method`, `genome_build` and provenance among it.
+    population_names
+        Of the K populations; empty where they have none.
     """
     projector = model.encoder.projector
     store = Store.create(path, KIND)
@@ -98,6 +102,9 @@ def write_model(
             "variant_encoder_projection": projector.factor.T,
         },
     )
+    if population_names:
+        names = np.array(population_names)
+        store.write("population_id", schema.POPULATION_ID, names)
     for name, values in _flatten(model.encoder.weights):
         dims = tuple(f"{name}.{axis}" for axis in range(values.ndim))
         spec = schema.ArraySpec(dims, "float32", "Weights of one encoder layer.")

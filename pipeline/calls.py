@@ -4,20 +4,22 @@ Reads the genotypes of chosen variants and people chunk by chunk, in dask tasks 
 need neither xarray nor sgkit on the workers; writes nothing. Invariant: the numbers
 depend on the genotypes, never on the chunks.
 
-A call counts only if both alleles are known: half calls (0/., ./1) and haploid calls
-are missing.
+A call counts if an allele is known: half calls (0/., ./1) and haploid calls have one,
+others two. Dosages are counted in whole units, so that every number is exact.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias
 
 import dask
 import dask.array as da
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import decode
+from estimator import packing
+from estimator.packing import DOSAGE_UNITS, Encoding
+from pipeline import call_codes, decode
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,65 +28,100 @@ if TYPE_CHECKING:
 
 Mask = npt.NDArray[np.bool_]
 Fractions = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
 
 GENOTYPES = ("0/0", "0/1", "1/1")
+# Columns of the counts: diploid genotypes, calls of one allele, and of dosages how many
+# are not whole and by how much they exceed the nearest genotypes.
+_HALF = slice(3, 5)
+_FRACTIONAL, _EXCESS = 5, 6
+N_COLUMNS = 7
 # A diploid int8 call read as one 16-bit number, in either byte order.
 _HOM_REF_CODE = 0x0000
 _HET_CODES = (0x0001, 0x0100)
 _HOM_ALT_CODE = 0x0101
-_MISSING_BITS = 0x8080
+_MISSING_CODE = 0xFFFF
 # Rows counted at a time: they stay in cache, and uint8 holds the sum of a column.
 _TILE_ROWS = 128
 # Tasks that keep many workers busy, and most chunks of people that one task counts.
 _MIN_TASKS = 64
 _MAX_TASK_CHUNKS = 16
 
-Integers = npt.NDArray[np.int64]
 Selection: TypeAlias = slice | Integers
 
 
 @dataclass(frozen=True, eq=False)
 class CallCounts:
-    """Genotype counts of every variant, and called genotypes of every person.
+    """Counts of the calls of every variant, and called genotypes of every person.
 
     Attributes
     ----------
-    genotypes
-        One row per variant, with the columns of GENOTYPES.
+    table
+        One row per variant: diploid calls in the order of GENOTYPES, calls of a single
+        reference and of a single alternate allele; dosages that are not whole, and
+        what all dosages exceed the nearest genotypes by, in units of 2**-14 of an
+        allele. Zero for what was not counted.
     sample_called
-        One number per person. Like `genotypes`, zero for what was not counted.
+        One number per person; zero for those not counted.
     """
 
-    genotypes: npt.NDArray[np.int64]
-    sample_called: npt.NDArray[np.int64]
+    table: Integers
+    sample_called: Integers
 
     def __sub__(self, other: Self) -> "CallCounts":
         return CallCounts(
-            self.genotypes - other.genotypes, self.sample_called - other.sample_called
+            self.table - other.table, self.sample_called - other.sample_called
         )
 
     @property
-    def n_called(self) -> npt.NDArray[np.int64]:
-        """Called genotypes of every variant."""
-        return self.genotypes.sum(axis=1)
+    def genotypes(self) -> Integers:
+        """Diploid calls of every variant, with the columns of GENOTYPES.
+
+        Of dosages, those nearest to each.
+        """
+        return self.table[:, : len(GENOTYPES)]
 
     @property
-    def n_alternate(self) -> npt.NDArray[np.int64]:
-        """Alternate alleles among the called genotypes of every variant."""
-        return self.genotypes[:, 1] + 2 * self.genotypes[:, 2]
+    def n_called(self) -> Integers:
+        """Called genotypes of every variant."""
+        return self.table[:, : _HALF.stop].sum(axis=1)
+
+    @property
+    def n_alleles(self) -> Integers:
+        """Observed alleles of every variant."""
+        return 2 * self.genotypes.sum(axis=1) + self.table[:, _HALF].sum(axis=1)
+
+    @property
+    def _alternate_units(self) -> Integers:
+        """Alternate alleles in the units of dosages, which makes them whole."""
+        whole = self.table[:, 1] + 2 * self.table[:, 2] + self.table[:, 4]
+        return whole * DOSAGE_UNITS + self.table[:, _EXCESS]
+
+    @property
+    def n_alternate(self) -> Fractions:
+        """Alternate among the observed alleles; whole but for dosages."""
+        return self._alternate_units / DOSAGE_UNITS
 
     @property
     def alternate_frequency(self) -> Fractions:
-        """Frequency of the alternate allele, in [0, 1]; NaN where nobody is called."""
-        return _fraction(self.n_alternate, 2 * self.n_called)
+        """Alternate among observed alleles, in [0, 1]; NaN where nobody is called."""
+        return _fraction(self._alternate_units, DOSAGE_UNITS * self.n_alleles)
 
     @property
     def minor_frequency(self) -> Fractions:
         """Frequency of the rarer allele, in [0, 0.5]; NaN where nobody is called."""
         # From the rarer allele's count: 1 - frequency would round .05 up or down.
-        n_alleles = 2 * self.n_called
-        n_minor = np.minimum(self.n_alternate, n_alleles - self.n_alternate)
-        return _fraction(n_minor, n_alleles)
+        n_units = DOSAGE_UNITS * self.n_alleles
+        n_minor = np.minimum(self._alternate_units, n_units - self._alternate_units)
+        return _fraction(n_minor, n_units)
+
+    def encoding(self, variants: Mask) -> Encoding:
+        """The narrowest encoding that holds every call of some variants."""
+        if self.table[variants, _FRACTIONAL].any():
+            return packing.DOSAGES
+        if self.table[variants, _HALF].any():
+            return packing.CALLS
+        return packing.GENOTYPES
 
 
 def _fraction(part: npt.NDArray[np.int64], whole: npt.NDArray[np.int64]) -> Fractions:
@@ -109,27 +146,35 @@ def count_calls(cohort: "Cohort", variants: Mask, samples: Mask) -> CallCounts:
     Raises
     ------
     InputError
-        If a call has a third allele, or a chunk cannot be read.
+        If a call has a third allele, a dosage is none of two alleles, or a chunk cannot
+        be read.
     """
-    by_variant = np.zeros((cohort.n_variants, 4), dtype=np.int64)
+    by_variant = np.zeros((cohort.n_variants, N_COLUMNS + 1), dtype=np.int64)
     sample_called = np.zeros(cohort.n_samples, dtype=np.int64)
     tasks = list(_count_tasks(cohort, variants, samples))
     count = dask.delayed(_count_part, pure=False)
     for task, counted in zip(tasks, dask.compute(*map(count, tasks)), strict=True):
-        by_variant[task.variants] += counted.by_variant
+        by_variant[task.variants, : counted.by_variant.shape[1]] += counted.by_variant
         for people, called in zip(task.people, counted.by_sample, strict=True):
             sample_called[people] += called
-    invalid = np.flatnonzero(by_variant[:, 3])
+    invalid = np.flatnonzero(by_variant[:, -1])
     if invalid.size:
-        raise InputError(
-            f"{cohort.url}: call_genotype has an allele above 1 at variant "
-            f"{invalid[0]}, for which variant_allele lists two; convert it again"
-        )
-    return CallCounts(by_variant[:, :3], sample_called)
+        raise _invalid_call(cohort.url, int(invalid[0]), samples)
+    return CallCounts(by_variant[:, :-1], sample_called)
+
+
+def _invalid_call(url: str, variant: int, samples: Mask) -> InputError:
+    """Error for the first invalid call of a variant among some people."""
+    calls = decode.read_calls(url, slice(variant, variant + 1), slice(None))
+    invalid = call_codes.find_invalid(call_codes.codes_of(calls)[:, samples])
+    return decode.invalid_call(url, variant, int(np.flatnonzero(samples)[invalid[1]]))
 
 
 def dosage(cohort: "Cohort", variants: Mask, samples: Mask) -> da.Array:
     """Alternate alleles of every call, lazily: int8, variants x samples, missing -1.
+
+    Whole numbers of two alleles, of which correlations are exact sums: a call of one
+    allele counts as two of the same, and a dosage as the nearest number.
 
     Parameters
     ----------
@@ -162,7 +207,10 @@ class _CountTask(NamedTuple):
 
 
 class _Counted(NamedTuple):
-    """Hom ref, het, hom alt and invalid calls of each variant; calls of each person."""
+    """The columns of `CallCounts.table` and invalid calls; calls of each person.
+
+    Only as many columns as are not zero: few cohorts have more than genotypes.
+    """
 
     by_variant: Integers
     by_sample: list[Integers]
@@ -202,16 +250,16 @@ def _count_tasks(
             yield _CountTask(cohort.url, row, tuple(columns[start : start + per_task]))
 
 
-def _read_codes(
+def _read_selected(
     url: str, variants: Selection, people: Selection
-) -> npt.NDArray[np.uint16]:
+) -> npt.NDArray[Any]:
     calls = decode.read_calls(url, _bounds(variants), _bounds(people))
     # Selecting everything would copy the chunk.
     if not isinstance(people, slice):
         calls = calls[:, people - people[0]]
     if not isinstance(variants, slice):
         calls = calls[variants - variants[0]]
-    return _call_codes(calls)
+    return calls
 
 
 def _bounds(selection: Selection) -> slice:
@@ -220,27 +268,25 @@ def _bounds(selection: Selection) -> slice:
     return slice(int(selection[0]), int(selection[-1]) + 1)
 
 
-def _call_codes(calls: npt.NDArray[np.signedinteger]) -> npt.NDArray[np.uint16]:
-    if calls.dtype != np.int8:
-        # 2 stands for any allele that a biallelic variant cannot have.
-        calls = np.clip(calls, -1, 2).astype(np.int8)
-    return np.ascontiguousarray(calls).view(np.uint16)[..., 0]
-
-
 def _count_part(task: _CountTask) -> _Counted:
-    by_variant = np.zeros((_size(task.variants), 4), dtype=np.int64)
-    by_sample = [
-        _count_codes(_read_codes(task.url, task.variants, people), by_variant)
-        for people in task.people
-    ]
-    return _Counted(by_variant, by_sample)
+    by_variant = np.zeros((_size(task.variants), N_COLUMNS + 1), dtype=np.int64)
+    by_sample = []
+    for people in task.people:
+        calls = _read_selected(task.url, task.variants, people)
+        if calls.dtype.kind == "f":
+            counted = _count_dosages(call_codes.codes_of_dosages(calls), by_variant)
+        else:
+            counted = _count_pairs(call_codes.allele_pairs(calls), by_variant)
+        by_sample.append(counted)
+    n_columns = N_COLUMNS + 1 if by_variant[:, len(GENOTYPES) :].any() else 3
+    return _Counted(by_variant[:, :n_columns].copy(), by_sample)
 
 
-def _count_codes(codes: npt.NDArray[np.uint16], by_variant: Integers) -> Integers:
+def _count_pairs(pairs: npt.NDArray[np.uint16], by_variant: Integers) -> Integers:
     """Add one chunk's counts to its variants', and return the calls of its people."""
-    by_sample = np.zeros(codes.shape[1], dtype=np.int64)
-    for start in range(0, codes.shape[0], _TILE_ROWS):
-        tile = codes[start : start + _TILE_ROWS]
+    by_sample = np.zeros(pairs.shape[1], dtype=np.int64)
+    for start in range(0, pairs.shape[0], _TILE_ROWS):
+        tile = pairs[start : start + _TILE_ROWS]
         counts = by_variant[start : start + _TILE_ROWS]
         hom_ref = tile == _HOM_REF_CODE
         het = (tile == _HET_CODES[0]) | (tile == _HET_CODES[1])
@@ -248,16 +294,50 @@ def _count_codes(codes: npt.NDArray[np.uint16], by_variant: Integers) -> Integer
         for column, genotype in enumerate((hom_ref, het, hom_alt)):
             counts[:, column] += np.count_nonzero(genotype, axis=1)
         called = hom_ref | het | hom_alt
-        missing = (tile & _MISSING_BITS) != 0
-        counts[:, 3] += np.count_nonzero(~(called | missing), axis=1)
         by_sample += called.view(np.uint8).sum(axis=0, dtype=np.uint8)
+        # Few cohorts have other calls than these and missing ones.
+        if not (called | (tile == _MISSING_CODE)).all():
+            by_sample += _count_others(call_codes.codes_of_pairs(tile), counts)
+    return by_sample
+
+
+def _count_others(codes: packing.Codes, counts: Integers) -> Integers:
+    """Add the calls of a single allele and the invalid ones, of a few variants."""
+    reference, alternate, invalid = (
+        codes == code
+        for code in (
+            packing.SINGLE_CALL,
+            packing.SINGLE_CALL + 1,
+            call_codes.INVALID_CALL,
+        )
+    )
+    for column, found in zip((3, 4, -1), (reference, alternate, invalid), strict=True):
+        counts[:, column] += np.count_nonzero(found, axis=1)
+    return np.count_nonzero(reference | alternate, axis=0)
+
+
+def _count_dosages(codes: packing.Codes, by_variant: Integers) -> Integers:
+    """As `_count_pairs`, of dosages."""
+    by_sample = np.zeros(codes.shape[1], dtype=np.int64)
+    for start in range(0, codes.shape[0], _TILE_ROWS):
+        tile = codes[start : start + _TILE_ROWS]
+        counts = by_variant[start : start + _TILE_ROWS]
+        nearest = call_codes.nearest_counts(tile)
+        called = nearest >= 0
+        for genotype in range(len(GENOTYPES)):
+            counts[:, genotype] += np.count_nonzero(nearest == genotype, axis=1)
+        excess = tile.astype(np.int32) - DOSAGE_UNITS * nearest.astype(np.int32)
+        excess[~called] = 0
+        counts[:, _FRACTIONAL] += np.count_nonzero(excess, axis=1)
+        counts[:, _EXCESS] += excess.sum(axis=1, dtype=np.int64)
+        invalid = tile == call_codes.INVALID_DOSAGE
+        counts[:, -1] += np.count_nonzero(invalid, axis=1)
+        by_sample += np.count_nonzero(called, axis=0)
     return by_sample
 
 
 def _read_dosage(
     url: str, variants: Selection, people: Selection
 ) -> npt.NDArray[np.int8]:
-    codes = _read_codes(url, variants, people)
-    alternate = ((codes & 0xFF) + (codes >> 8)).astype(np.int8)
-    alternate[(codes & _MISSING_BITS) != 0] = -1
-    return alternate
+    calls = _read_selected(url, variants, people)
+    return call_codes.nearest_counts(call_codes.codes_of(calls))

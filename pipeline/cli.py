@@ -54,6 +54,23 @@ _method_option = click.option(
     help="Maximise the likelihood (default), or train encoder and frequencies alone.",
 )
 
+_include_x_option = click.option(
+    "--include-x", is_flag=True, help="Use X too, with the ploidy that the calls have."
+)
+
+
+_labels_option = click.option(
+    "--labels",
+    type=_LOCATION,
+    help="Lines of sample id, tab, population: people whose population is known.",
+)
+
+
+def _read_labels(path: Location | None) -> Any:
+    from pipeline import labels
+
+    return None if path is None else labels.read_labels(path)
+
 
 def _restart(function: Command) -> Command:
     """Add the options that say what to do with what is there already."""
@@ -68,6 +85,7 @@ def _configure(
     n_populations: int | None = None,
     method: str | None = None,
     no_qc: bool = False,
+    include_x: bool = False,
     refine: int | None = None,
     strand: str | None = None,
 ) -> RunConfig:
@@ -81,6 +99,8 @@ def _configure(
         config = replace_values(config, "fit", method=method)
     if no_qc:
         config = replace_values(config, "qc", enabled=False)
+    if include_x:
+        config = replace_values(config, "qc", include_x=True)
     if refine is not None:
         config = replace_values(config, "apply", refine=refine)
     if strand is not None:
@@ -113,11 +133,13 @@ def main(verbose: int) -> None:
 @click.option(
     "--no-qc", is_flag=True, help="Keep every biallelic variant and every person."
 )
+@_include_x_option
 @click.option(
     "--dry-run",
     is_flag=True,
     help="Print what the run would need, and whether it fits; write nothing.",
 )
+@_labels_option
 @_restart
 def run(
     cohort: str,
@@ -128,16 +150,23 @@ def run(
     config_path: Path | None,
     seed: int | None,
     no_qc: bool,
+    include_x: bool,
     dry_run: bool,
+    labels: Location | None,
     **restart: bool,
 ) -> None:
     """Estimate the ancestry of everybody in COHORT.
 
-    COHORT is a VCF Zarr store, a PLINK .bed file, or a .vcf.gz or .bcf file with its
-    index.
+    COHORT is a VCF Zarr store, a PLINK .bed or .pgen file, a BGEN file, or a .vcf.gz or
+    .bcf file with its index; of several, a pattern in quotes, such as 'chr*.vcf.gz'.
     """
     config = _configure(
-        config_path, seed=seed, n_populations=n_populations, method=method, no_qc=no_qc
+        config_path,
+        seed=seed,
+        n_populations=n_populations,
+        method=method,
+        no_qc=no_qc,
+        include_x=include_x,
     )
     from pipeline import run as runner
 
@@ -146,7 +175,10 @@ def run(
         for name, value in lines:
             click.echo(f"{name:20}  {value}")
         return
-    result = runner.run(cohort, output, config, where.cluster(), **restart)
+    known = _read_labels(labels)
+    result = runner.run(
+        cohort, output, config, where.cluster(), labels=known, **restart
+    )
     _print_result(result.summary, output)
 
 
@@ -169,16 +201,32 @@ def _print_result(summary: dict[str, Any], output: Location) -> None:
 
 
 @main.command("import")
-@click.argument("source")
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.option("--output", required=True, type=_LOCATION, help="VCF Zarr store to make.")
-@click.option("--workers", type=click.IntRange(min=0), default=0)
-@_overwrite_option
-def import_(source: str, output: Location, workers: int, overwrite: bool) -> None:
-    """Convert SOURCE, a .bed, .vcf.gz or .bcf file, to VCF Zarr."""
+@click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    help="Processes; by default one for each core. 0 works in this one.",
+)
+@_restart
+def import_(
+    sources: tuple[str, ...],
+    output: Location,
+    workers: int | None,
+    resume: bool,
+    overwrite: bool,
+) -> None:
+    """Convert SOURCE, a .bed, .pgen, .bgen, .vcf.gz or .bcf file, to VCF Zarr.
+
+    Several VCF or BCF files, one for each chromosome, are named one by one or by a
+    pattern in quotes, such as 'chr*.vcf.gz'.
+    """
     from pipeline import ingest
 
-    ingest.ingest(source, output, n_workers=workers, overwrite=overwrite)
-    click.echo(f"imported {source} to {output}")
+    ingest.ingest(
+        sources, output, n_workers=workers, resume=resume, overwrite=overwrite
+    )
+    click.echo(f"imported {' '.join(sources)} to {output}")
 
 
 @main.command()
@@ -187,6 +235,7 @@ def import_(source: str, output: Location, workers: int, overwrite: bool) -> Non
 @on_workers
 @_config_option
 @click.option("--no-qc", is_flag=True, help="Keep every biallelic variant and person.")
+@_include_x_option
 @_restart
 def prepare(
     cohort: str,
@@ -194,10 +243,11 @@ def prepare(
     where: Where,
     config_path: Path | None,
     no_qc: bool,
+    include_x: bool,
     **restart: bool,
 ) -> None:
     """Check the quality of COHORT and pack its genotypes for the fit."""
-    config = _configure(config_path, no_qc=no_qc)
+    config = _configure(config_path, no_qc=no_qc, include_x=include_x)
     from pipeline import stages
 
     cluster = where.cluster()
@@ -213,6 +263,7 @@ def prepare(
 @on_workers
 @_config_option
 @_seed_option
+@_labels_option
 @_restart
 def fit(
     prepared: Location,
@@ -222,6 +273,7 @@ def fit(
     where: Where,
     config_path: Path | None,
     seed: int | None,
+    labels: Location | None,
     **restart: bool,
 ) -> None:
     """Fit the model to a PREPARED store and train its encoder."""
@@ -231,7 +283,8 @@ def fit(
     from pipeline import stages
 
     cluster = where.cluster()
-    stages.fit_only(prepared, output, config, cluster, **restart)
+    known = _read_labels(labels)
+    stages.fit_only(prepared, output, config, cluster, labels=known, **restart)
     click.echo(f"fitted {prepared}: {output}")
 
 
@@ -340,6 +393,23 @@ def report(store: Location, output: Location) -> None:
 @click.option("--fst", type=click.FloatRange(0, 1, True, True), default=0.05)
 @click.option("--dirichlet", type=click.FloatRange(0, min_open=True), default=0.25)
 @click.option("--missing", type=click.FloatRange(0, 1), default=0.01)
+@click.option(
+    "--half-calls",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.0,
+    help="Share of the calls of which one allele is unknown.",
+)
+@click.option(
+    "--x-share",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    help="Share of the variants on X, where every second person is haploid.",
+)
+@click.option(
+    "--dosage-blur",
+    type=click.FloatRange(0, 1),
+    help="Write dosages, this far at most from the genotypes to their expectation.",
+)
 @click.option("--genealogy", is_flag=True, help="Draw from msprime's ancestry.")
 @click.option("--seed", type=click.IntRange(min=0), default=42)
 @_overwrite_option
@@ -351,11 +421,15 @@ def simulate(
     fst: float,
     dirichlet: float,
     missing: float,
+    half_calls: float,
+    x_share: float,
+    dosage_blur: float | None,
     genealogy: bool,
     seed: int,
     overwrite: bool,
 ) -> None:
     """Simulate an admixed cohort with known Q and P, as a VCF Zarr STORE."""
+    from pipeline import draws
     from pipeline import simulate as stage
 
     stage.simulate(
@@ -365,7 +439,7 @@ def simulate(
         n_populations=n_populations or RunConfig().fit.n_populations,
         fst=fst,
         dirichlet=dirichlet,
-        missing_rate=missing,
+        kinds=draws.CallKinds(missing, half_calls, x_share, dosage_blur),
         genealogy=genealogy,
         overwrite=overwrite,
         seed=seed,

@@ -1,8 +1,8 @@
 """Open a cohort: a VCF Zarr (zarr format 2) store, checked and read lazily.
 
 Reads the store's JSON metadata and its sample ids; genotypes stay on disk behind a
-dask array. Writes nothing. Invariant: a `Cohort` that exists has diploid, signed
-integer genotypes, unique sample ids and arrays whose shapes agree.
+dask array. Writes nothing. Invariant: a `Cohort` that exists has calls of at most two
+alleles, or dosages, unique sample ids and arrays whose shapes agree.
 """
 
 import hashlib
@@ -17,7 +17,13 @@ import numpy.typing as npt
 import sgkit
 import xarray as xr
 
-from pipeline import cohort_metadata, genome_build, zarr_files
+from pipeline import (
+    cohort_metadata,
+    contig_numbers,
+    genome_build,
+    schema,
+    zarr_files,
+)
 from pipeline.errors import InputError
 from pipeline.location import Location, RemotePath, files_below, locate
 
@@ -72,19 +78,29 @@ class Cohort:
         return self.dataset["variant_position"].values.astype(np.int64)
 
     @property
-    def contigs(self) -> npt.NDArray[np.str_]:
-        """Name of every variant's contig."""
+    def contig_names(self) -> npt.NDArray[np.str_]:
+        """Names of the contigs, those without variants included."""
         # Older stores name their contigs in an attribute, as sgkit still accepts.
         stored = self.dataset.get("contig_id", self.dataset.attrs.get("contigs"))
-        names = _text(np.asarray(stored))
-        numbers = self.dataset["variant_contig"].values
+        return _text(np.asarray(stored))
+
+    @property
+    def contig_numbers(self) -> npt.NDArray[np.integer[Any]]:
+        """Index of every variant's contig among the names."""
+        names = self.contig_names
+        numbers: npt.NDArray[np.integer[Any]] = self.dataset["variant_contig"].values
         unnamed = np.flatnonzero((numbers < 0) | (numbers >= len(names)))
         if unnamed.size:
             raise InputError(
                 f"{self.url}: variant_contig[{unnamed[0]}] is {numbers[unnamed[0]]}, "
                 f"but contig_id names {len(names)} contigs; convert the cohort again"
             )
-        return names[numbers]
+        return numbers
+
+    @property
+    def contigs(self) -> npt.NDArray[np.str_]:
+        """Name of every variant's contig."""
+        return self.contig_names[self.contig_numbers]
 
     @property
     def genome_build(self) -> str:
@@ -114,14 +130,25 @@ class Cohort:
         return _text(self.dataset["variant_id"].values)
 
     @property
+    def calls_name(self) -> str:
+        """Array that the calls are read from: call_genotype, else call_dosage."""
+        names = (schema.CALLS, schema.DOSAGES)
+        return next(name for name in names if name in self.dataset)
+
+    @property
+    def has_dosages(self) -> bool:
+        """Whether the calls are expected counts of alternate alleles."""
+        return self.calls_name == schema.DOSAGES
+
+    @property
     def variant_chunk(self) -> int:
-        """Variants in a chunk of call_genotype."""
-        return int(self.dataset["call_genotype"].data.chunksize[0])
+        """Variants in a chunk of the calls."""
+        return int(self.dataset[self.calls_name].data.chunksize[0])
 
     @property
     def sample_chunk(self) -> int:
-        """People in a chunk of call_genotype."""
-        return int(self.dataset["call_genotype"].data.chunksize[1])
+        """People in a chunk of the calls."""
+        return int(self.dataset[self.calls_name].data.chunksize[1])
 
     @property
     def biallelic_mask(self) -> npt.NDArray[np.bool_]:
@@ -142,14 +169,14 @@ class Cohort:
         """SHA-256 of what the cohort holds, in hexadecimal.
 
         It covers the layout of the arrays that are used, the sample ids, the variant
-        keys, and the genotype chunks as stored (compressed, so this costs one read
+        keys, and the chunks of the calls as stored (compressed, so this costs one read
         of the files and no decoding). Paths, times and other arrays do not count:
         a copy has the same fingerprint, and so has a store that results were added to.
         """
         path = locate(self.url)
         metadata = cohort_metadata.read_metadata(path)
         digest = hashlib.sha256()
-        for name in sorted(cohort_metadata.SPECS):
+        for name in sorted(cohort_metadata.arrays_used([self.calls_name])):
             layout = metadata.get(f"{name}/.zarray", {})
             fields = ("shape", "dtype", "chunks", "filters", "fill_value")
             _update(digest, [name, *(layout.get(field) for field in fields)])
@@ -159,7 +186,7 @@ class Cohort:
         for start in range(0, self.n_variants, _SLAB):
             alleles = self.dataset["variant_allele"][start : start + _SLAB].values
             _update(digest, _strings(alleles))
-        for chunk in _chunk_digests(path):
+        for chunk in _chunk_digests(path, self.calls_name):
             _update(digest, chunk)
         return digest.hexdigest()
 
@@ -178,8 +205,8 @@ def open_cohort(url: str | Location) -> Cohort:
     Raises
     ------
     InputError
-        If the store is missing, is not a zarr format 2 VCF Zarr group, is not
-        diploid, is empty, or has the same sample id twice.
+        If the store is missing, is not a zarr format 2 VCF Zarr group, has calls of
+        more than two alleles, is empty, or has the same sample id twice.
     """
     url = str(url)
     path = locate(url)
@@ -203,9 +230,13 @@ def open_cohort(url: str | Location) -> Cohort:
     wanted = (*cohort_metadata.SPECS, "variant_id", "contig_length")
     keys = [name for name in wanted if name in in_memory]
     dataset = dataset.assign(
-        {name: in_memory[name].variable for name in keys if name != "call_genotype"}
+        {name: in_memory[name].variable for name in keys if name != schema.CALLS}
     )
-    dataset["call_genotype"] = dataset["call_genotype"].chunk({"ploidy": -1})
+    numbers = contig_numbers.complete_contigs(url)
+    if numbers is not None:
+        dataset = dataset.assign(variant_contig=("variants", numbers))
+    if schema.CALLS in dataset:
+        dataset[schema.CALLS] = dataset[schema.CALLS].chunk({"ploidy": -1})
     cohort = Cohort(url, dataset)
     _check_sample_ids(cohort)
     return cohort
@@ -240,15 +271,15 @@ def _update(digest: Any, value: list[Any]) -> None:
     digest.update(encoded)
 
 
-def _chunk_digests(path: Location) -> list[list[str]]:
-    """Key and BLAKE2 digest of every genotype chunk, in the order of their keys."""
+def _chunk_digests(path: Location, name: str) -> list[list[str]]:
+    """Key and BLAKE2 digest of every chunk of an array, in the order of their keys."""
     # Anything else is metadata, or what a killed writer left behind.
-    files = files_below(path / "call_genotype")
+    files = files_below(path / name)
     chunks = [key for key in files if _CHUNK_KEY.fullmatch(key)]
     stored = zarr_files.mapping(path)
 
     def digest(key: str) -> list[str]:
-        chunk = stored[f"call_genotype/{key}"]
+        chunk = stored[f"{name}/{key}"]
         return [key, hashlib.blake2b(chunk, digest_size=32).hexdigest()]
 
     with ThreadPoolExecutor() as executor:

@@ -1,33 +1,49 @@
 """The files of a cohort: where they are, and what their metadata says.
 
 Reads the JSON metadata of a VCF Zarr (zarr format 2) store; no array is opened.
-Writes nothing. Invariant: metadata that passed the checks describe diploid, signed
-integer genotypes and arrays whose shapes agree.
+Writes nothing. Invariant: metadata that passed the checks describe calls of at most
+two alleles, or dosages, and arrays whose shapes agree.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import numpy as np
 
 from pipeline.errors import InputError
 from pipeline.location import Location
+from pipeline.schema import CALLS, DOSAGES
 
 # Dimensions of each array that is used, and the kinds its dtype may be of.
 SPECS = {
-    "call_genotype": (("variants", "samples", "ploidy"), "i"),
+    CALLS: (("variants", "samples", "ploidy"), "i"),
     "sample_id": (("samples",), "OUS"),
     "variant_contig": (("variants",), "iu"),
     "variant_position": (("variants",), "iu"),
     "variant_allele": (("variants", "alleles"), "OUS"),
     "contig_id": (("contigs",), "OUS"),
 }
+# What takes the place of the genotypes in a store without them.
+_DOSAGE_SPEC = (("variants", "samples"), "f")
+MAX_PLOIDY = 2
 _KINDS = {
+    "f": "floating-point numbers, with NaN for a missing dosage",
     "i": "signed integers, with -1 for a missing allele",
     "iu": "integers",
     "OUS": "text",
 }
+
+
+def arrays_used(names: Container[str]) -> dict[str, tuple[tuple[str, ...], str]]:
+    """Dimensions and kinds of the arrays that are used of those that a store has.
+
+    Dosages are used only where there are no genotypes.
+    """
+    if CALLS in names or DOSAGES not in names:
+        return SPECS
+    others = {name: spec for name, spec in SPECS.items() if name != CALLS}
+    return {DOSAGES: _DOSAGE_SPEC, **others}
 
 
 def is_consolidated(path: Location) -> bool:
@@ -47,7 +63,11 @@ def read_metadata(path: Location) -> dict[str, Any]:
         _check_group(path)
         if is_consolidated(path):
             return dict(_read_json(path / ".zmetadata")["metadata"])
-        parts = [f"{name}/{part}" for name in SPECS for part in (".zarray", ".zattrs")]
+        parts = [
+            f"{name}/{part}"
+            for name in (*SPECS, DOSAGES)
+            for part in (".zarray", ".zattrs")
+        ]
         return {
             part: _read_json(path / part)
             for part in [".zattrs", *parts]
@@ -96,10 +116,12 @@ def check_arrays(url: str, metadata: Mapping[str, Any]) -> None:
     ------
     InputError
         If an array is missing, is not as VCF Zarr has it, disagrees with another
-        about a size, is empty, or has genotypes that are not diploid.
+        about a size, is empty, or has genotypes of more than two alleles.
     """
-    missing = [name for name in SPECS if f"{name}/.zarray" not in metadata]
-    present = [name for name in SPECS if name not in missing]
+    stored = {name for name in (*SPECS, DOSAGES) if f"{name}/.zarray" in metadata}
+    specs = arrays_used(stored)
+    missing = [name for name in specs if name not in stored]
+    present = [name for name in specs if name in stored]
     if "contigs" in metadata.get(".zattrs", {}) and "contig_id" in missing:
         missing.remove("contig_id")
     if missing:
@@ -111,8 +133,8 @@ def check_arrays(url: str, metadata: Mapping[str, Any]) -> None:
     for name in present:
         layout = metadata[f"{name}/.zarray"]
         attributes = metadata.get(f"{name}/.zattrs", {})
-        _check_array(url, name, layout, attributes)
-        for dim, size in zip(SPECS[name][0], layout["shape"], strict=True):
+        _check_array(url, name, specs[name], layout, attributes)
+        for dim, size in zip(specs[name][0], layout["shape"], strict=True):
             if size != sizes.setdefault(dim, size):
                 raise InputError(
                     f"{url}: {name} has {size} {dim}, other arrays {sizes[dim]}; "
@@ -125,9 +147,13 @@ def check_arrays(url: str, metadata: Mapping[str, Any]) -> None:
 
 
 def _check_array(
-    url: str, name: str, layout: Mapping[str, Any], attributes: Mapping[str, Any]
+    url: str,
+    name: str,
+    spec: tuple[tuple[str, ...], str],
+    layout: Mapping[str, Any],
+    attributes: Mapping[str, Any],
 ) -> None:
-    expected, kinds = SPECS[name]
+    expected, kinds = spec
     dims = attributes.get("_ARRAY_DIMENSIONS", [])
     if tuple(dims) != expected or len(layout["shape"]) != len(expected):
         raise InputError(
@@ -140,10 +166,8 @@ def _check_array(
         raise InputError(
             f"{url}: {name} has dtype {dtype}; rewrite it as {_KINDS[kinds]}"
         )
-    if name == "call_genotype":
-        ploidy = "mixed" if attributes.get("mixed_ploidy") else layout["shape"][2]
-        if ploidy != 2:
-            raise InputError(
-                f"{url}: call_genotype has ploidy {ploidy}, and only 2 is supported; "
-                "keep the diploid calls only"
-            )
+    if name == CALLS and layout["shape"][2] > MAX_PLOIDY:
+        raise InputError(
+            f"{url}: call_genotype has ploidy {layout['shape'][2]}, and at most "
+            f"{MAX_PLOIDY} is supported; keep the haploid and diploid calls only"
+        )

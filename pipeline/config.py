@@ -33,6 +33,10 @@ class QCConfig:
     ----------
     enabled
         False keeps every biallelic variant with a call, and every person.
+    include_x
+        Whether X is used too, with the ploidy that the calls have, and not the
+        autosomes alone; Y and mitochondria never are. Where `enabled` is False every
+        contig is used.
     min_variant_call_rate, min_sample_call_rate
         Smallest fraction of called genotypes, in [0, 1].
     min_maf
@@ -49,6 +53,7 @@ class QCConfig:
     """
 
     enabled: bool = True
+    include_x: bool = False
     min_variant_call_rate: float = 0.95
     min_sample_call_rate: float = 0.9
     min_maf: float = 0.05
@@ -213,6 +218,8 @@ class NeuralConfig:
 
 # The method of a model that was not fitted here, but made of a given P.
 GIVEN = "given"
+JACKKNIFE, INFORMATION, NO_ERRORS = "jackknife", "information", "none"
+STANDARD_ERRORS = (JACKKNIFE, INFORMATION, NO_ERRORS)
 
 # Newton steps after the encoder, where the configuration leaves them to the method.
 _NEWTON_STEPS = {LIKELIHOOD: 8, NEURAL: 0, GIVEN: 8}
@@ -240,11 +247,21 @@ class ApplyConfig:
     min_overlap
         Smallest fraction of the model's variants that a cohort must have usable, in
         [0, 1].
+    standard_errors
+        How those of Q are computed: "jackknife" over blocks of variants, which holds
+        where variants are linked; "information", the curvature of the likelihood
+        alone, which takes every variant for an observation of its own; "none".
+    jackknife_blocks
+        Blocks of variants over all contigs, at least 2. Blocks should be longer than
+        the stretches that people inherit from one population: 128 make them about 20
+        million base pairs of a human genome.
     """
 
     refine: int = -1
     strand: str = CHECK
     min_overlap: float = 0.5
+    standard_errors: str = JACKKNIFE
+    jackknife_blocks: int = 128
 
     def __post_init__(self) -> None:
         _require(
@@ -255,6 +272,15 @@ class ApplyConfig:
         _require(
             self.refine >= -1,
             f"apply.refine is {self.refine}; it must be >= 0, or -1 for the method's",
+        )
+        _require(
+            self.standard_errors in STANDARD_ERRORS,
+            f"apply.standard_errors is {self.standard_errors!r}; it must be one of "
+            f"{', '.join(STANDARD_ERRORS)}",
+        )
+        _require(
+            self.jackknife_blocks >= 2,
+            f"apply.jackknife_blocks is {self.jackknife_blocks}; it must be at least 2",
         )
 
     def newton_steps(self, method: str) -> int:

@@ -1,33 +1,37 @@
-"""Decode a cohort's genotypes into the people-major, two-bit layout.
+"""Decode a cohort's calls into the packed, people-major layout.
 
-Runs inside the workers. Reads call_genotype of a VCF Zarr store chunk by chunk, each
-once, and packs rows. A genotype counts its alternate alleles; one with any missing
-allele is missing.
+Runs inside the workers. Reads call_genotype of a VCF Zarr store, or call_dosage, chunk
+by chunk, each once, and packs rows. A call counts the alternate alleles among those
+observed; one with no allele observed is missing.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from estimator.packing import (
-    MISSING_CODE,
+    GENOTYPES,
     VARIANTS_PER_BYTE,
+    Codes,
+    Encoding,
+    PackedArray,
     count_called,
+    encoding_of,
+    pack_codes,
     packed_width,
 )
-from pipeline import store, zarr_files
+from pipeline import call_codes, store, zarr_files
+from pipeline.call_codes import NeedsWiderError
 from pipeline.errors import InputError
 from pipeline.location import Location
 from pipeline.plan import Rows
 from pipeline.prepared import open_store
 
-# Genotypes held unpacked at a time, one byte each.
+# Calls held unpacked at a time, one byte each, or two if they are dosages.
 WINDOW_CELLS = 64 * 2**20
-# A call with a third allele, which only variants that nobody asks for may have.
-_INVALID_CODE = MISSING_CODE + 1
 
 
 @dataclass(frozen=True)
@@ -53,11 +57,13 @@ class Columns:
 
 class _Chunk(NamedTuple):
     start: int
-    codes: npt.NDArray[np.uint8]
+    codes: Codes
 
 
-def decode_rows(url: str, rows: Rows, columns: Columns) -> npt.NDArray[np.uint8]:
-    """Pack the genotypes of a run of people at the given variants.
+def decode_rows(
+    url: str, rows: Rows, columns: Columns, encoding: Encoding = GENOTYPES
+) -> PackedArray:
+    """Pack the calls of a run of people at the given variants.
 
     Parameters
     ----------
@@ -67,6 +73,8 @@ def decode_rows(url: str, rows: Rows, columns: Columns) -> npt.NDArray[np.uint8]
         People, by position in the cohort.
     columns
         Variants, in the order wanted.
+    encoding
+        How to pack them.
 
     Returns
     -------
@@ -75,33 +83,37 @@ def decode_rows(url: str, rows: Rows, columns: Columns) -> npt.NDArray[np.uint8]
     Raises
     ------
     InputError
-        If a chunk cannot be decoded, or a call names an allele that a biallelic
-        variant does not have.
+        If a chunk cannot be decoded, a call names an allele that a biallelic variant
+        does not have, or a dosage is none of two alleles.
+    NeedsWiderError
+        If the encoding cannot hold one of the calls.
     """
-    size = store.open_genotypes(url).chunks[0]
-    packed = np.empty((len(rows), packed_width(len(columns))), np.uint8)
+    calls = store.open_genotypes(url)
+    size = calls.chunks[0]
+    blank = call_codes.codes_of(np.empty((0, 0, 2)[: calls.ndim], calls.dtype))
+    packed = np.empty((len(rows), packed_width(len(columns))), encoding.dtype)
     window = max(WINDOW_CELLS // max(len(rows), 1), 1)
     window = -(-window // VARIANTS_PER_BYTE) * VARIANTS_PER_BYTE
-    chunk = _Chunk(-1, np.empty((0, 0), np.uint8))
+    chunk = _Chunk(-1, blank)
     for start in range(0, len(columns), window):
         index = columns.index[start : start + window]
         width = packed_width(len(index)) * VARIANTS_PER_BYTE
-        codes = np.full((width, len(rows)), MISSING_CODE, np.uint8)
+        missing = call_codes.missing_code(blank)
+        codes = np.full((width, len(rows)), missing, blank.dtype)
         for first in _chunks_needed(index, size):
             if first != chunk.start:
                 chunk = _read_chunk(url, first, first + size, rows)
             targets = np.flatnonzero(index // size * size == first)
             codes[targets] = chunk.codes[index[targets] - chunk.start]
-        _check_alleles(url, index, codes)
+        _check_codes(url, index, rows, codes)
         swapped = np.flatnonzero(columns.swapped[start : start + window])
-        codes[swapped] = _SWAPPED_CODES[codes[swapped]]
-        byte = start // VARIANTS_PER_BYTE
-        packed[:, byte : byte + width // VARIANTS_PER_BYTE] = _pack_variants(codes)
+        codes[swapped] = call_codes.swap_alleles(codes[swapped])
+        narrowed = call_codes.narrow(codes, encoding)
+        place = start // VARIANTS_PER_BYTE
+        packed[:, place : place + width // VARIANTS_PER_BYTE] = pack_codes(
+            narrowed.T, encoding
+        )
     return packed
-
-
-# Two alternate alleles become none and the other way round; missing stays missing.
-_SWAPPED_CODES = np.array([2, 1, 0, MISSING_CODE], np.uint8)
 
 
 def _chunks_needed(index: npt.NDArray[np.int64], chunk_size: int) -> Iterator[int]:
@@ -109,10 +121,13 @@ def _chunks_needed(index: npt.NDArray[np.int64], chunk_size: int) -> Iterator[in
     return (int(number) * chunk_size for number in np.unique(present // chunk_size))
 
 
-def read_calls(
-    url: str, variants: slice, people: slice
-) -> npt.NDArray[np.signedinteger]:
-    """Calls of some variants in some people, shape (variants, people, 2).
+def read_calls(url: str, variants: slice, people: slice) -> npt.NDArray[Any]:
+    """Calls of some variants in some people.
+
+    Returns
+    -------
+    Alleles, integers of shape (variants, people, 1 or 2), or dosages, floating-point
+    numbers of shape (variants, people).
 
     Raises
     ------
@@ -124,32 +139,31 @@ def read_calls(
 
 def _read_chunk(url: str, start: int, stop: int, rows: Rows) -> _Chunk:
     calls = read_calls(url, slice(start, stop), rows.slice)
-    first, second = calls[..., 0], calls[..., 1]
-    either = first | second
-    codes = (first + second).astype(np.uint8)
-    codes[either > 1] = _INVALID_CODE
-    codes[either < 0] = MISSING_CODE
-    return _Chunk(start, codes)
+    return _Chunk(start, call_codes.codes_of(calls))
 
 
-def _check_alleles(
-    url: str, index: npt.NDArray[np.int64], codes: npt.NDArray[np.uint8]
+def _check_codes(
+    url: str, index: npt.NDArray[np.int64], rows: Rows, codes: Codes
 ) -> None:
-    if codes.max(initial=0) < _INVALID_CODE:
-        return
-    variant = index[np.flatnonzero((codes == _INVALID_CODE).any(axis=1))[0]]
-    raise InputError(
-        f"{url}: call_genotype has an allele above 1 at variant {variant}, for which "
-        "variant_allele lists two; convert it again"
+    invalid = call_codes.find_invalid(codes)
+    if invalid.size:
+        row, person = invalid
+        raise invalid_call(url, int(index[row]), rows.start + int(person))
+
+
+def invalid_call(url: str, variant: int, person: int) -> InputError:
+    """Error for a call that a biallelic variant cannot have, by its indices."""
+    calls = store.open_genotypes(url)
+    if calls.dtype.kind == "f":
+        value = read_calls(url, slice(variant, variant + 1), slice(person, person + 1))
+        return InputError(
+            f"{url}: call_dosage is {value[0, 0]} at variant {variant}, sample "
+            f"{person}; it must be in [0, 2], or NaN where it is missing"
+        )
+    return InputError(
+        f"{url}: call_genotype has an allele above 1 at variant {variant}, sample "
+        f"{person}, for which variant_allele lists two; convert it again"
     )
-
-
-def _pack_variants(codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Pack variant-major codes, then transpose a quarter of the bytes."""
-    packed = codes[0::4].copy()
-    for position in range(1, VARIANTS_PER_BYTE):
-        packed |= codes[position::4] << np.uint8(2 * position)
-    return packed.T
 
 
 @dataclass(frozen=True)
@@ -174,14 +188,26 @@ class BlockTask:
     rows: Rows
 
 
-def decode_block(task: BlockTask) -> None:
-    """Fill one block of a prepared store, and mark it done."""
+def decode_block(task: BlockTask) -> Encoding | None:
+    """Fill one block of a prepared store, and mark it done.
+
+    Returns
+    -------
+    The encoding that the block needs, if that of the store cannot hold its calls, in
+    which case nothing is written.
+    """
     store = open_store(task.path, writable=True)
+    encoding = encoding_of(store.dtype("call_genotype_packed"))
     index = store.read("variant_index")
     swapped = np.zeros(len(index), bool)
     if "variant_swapped" in store:
         swapped = store.read("variant_swapped")
-    packed = decode_rows(task.url, task.rows, Columns(index, swapped))
+    columns = Columns(index, swapped)
+    try:
+        packed = decode_rows(task.url, task.rows, columns, encoding)
+    except NeedsWiderError as error:
+        return error.encoding
     store.write_rows("call_genotype_packed", task.rows, packed)
     store.write_rows("sample_n_called", task.rows, count_called(packed))
     store.mark_done(task.block)
+    return None

@@ -1,7 +1,8 @@
 """Ancestry as text files in ADMIXTURE's format, with the names of rows beside them.
 
 Reads an ancestry store block by block and writes PREFIX.K.Q, PREFIX.K.P,
-PREFIX.samples and PREFIX.variants. All four appear once all four are written.
+PREFIX.samples and PREFIX.variants, and PREFIX.populations where populations have names.
+All appear once all are written.
 """
 
 import contextlib
@@ -38,6 +39,9 @@ def export_admixture(
     - PREFIX.variants: contig, position (base pairs from 1), id, reference and alternate
       allele of each line of the P file, separated by tabs.
 
+    A store with named populations gives one more, PREFIX.populations: the name of each
+    column of the Q and P files, a line each.
+
     Numbers have six decimals and a space between them. A person without any called
     genotype is a line of "nan", and the number of such people is logged.
 
@@ -53,7 +57,7 @@ def export_admixture(
     Returns
     -------
     list of Path
-        The files, in the order above.
+        The files, the names of populations last.
 
     Raises
     ------
@@ -70,12 +74,19 @@ def export_admixture(
     ancestry = store.Store.open(publication.resolve(store_path), "ancestry")
     n_populations = ancestry.shape("sample_ancestry_proportion")[1]
     targets = _target_files(prefix, n_populations)
+    is_named = "population_id" in ancestry
+    if is_named:
+        targets.append(prefix.with_name(f"{prefix.name}.populations"))
     _check_targets(targets, overwrite=overwrite)
-    with _written_together(targets) as (shares, frequencies, samples, variants):
+    with _written_together(targets) as files:
+        shares, frequencies, samples, variants = files[:4]
         n_without = _write_numbers(shares, ancestry, "sample_ancestry_proportion")
         _write_numbers(frequencies, ancestry, "variant_population_frequency")
         _write_samples(samples, ancestry)
         _write_variants(variants, ancestry)
+        if is_named:
+            names = ancestry.read("population_id").tolist()
+            files[4].writelines(f"{name}\n" for name in names)
     if n_without:
         logger.warning(
             "%s people have no called genotype: their lines in %s are nan",

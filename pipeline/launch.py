@@ -46,6 +46,10 @@ class Group(click.Group):
                 return super().invoke(ctx)
         except InputError as error:
             _end(str(error), _BAD_INPUT)
+        except click.UsageError as error:
+            # In one line like the others, where click would print three.
+            command = error.ctx.command_path if error.ctx else "streamixture"
+            _end(f"{error.format_message()} See {command} --help.", _BAD_INPUT)
         except ClusterError as error:
             _end(str(error), _FAILED)
         except _StopSignalError as stop:

@@ -23,7 +23,7 @@ from estimator.likelihood import (
     tile_shape,
     tile_variants,
 )
-from estimator.packing import ALL_MISSING_BYTE, count_called
+from estimator.packing import PackedArray, all_missing, count_called
 from pipeline import checkpoint, stream
 from pipeline.location import Location, replacing
 from pipeline.plan import Rows
@@ -179,10 +179,11 @@ def read_slice(
     )
 
 
-def pad_people(packed: stream.Packed, n_padded: int, tile: TileShape) -> stream.Packed:
+def pad_people(packed: PackedArray, n_padded: int, tile: TileShape) -> PackedArray:
     """Fill people up with missing to ``n_padded``, and both axes to whole tiles."""
     short = max(n_padded - len(packed), 0)
-    filled = np.pad(packed, ((0, short), (0, 0)), constant_values=ALL_MISSING_BYTE)
+    padding = ((0, short), (0, 0))
+    filled = np.pad(packed, padding, constant_values=all_missing(packed.dtype))
     return pad_shard(filled, tile)
 
 

@@ -152,7 +152,6 @@ def _count_alleles(
     wanted = np.zeros(cohort.n_variants, bool)
     wanted[rows] = True
     counts = count_calls(cohort, wanted, np.ones(cohort.n_samples, bool))
-    total = 2 * counts.n_called[rows]
-    alternate = counts.n_alternate[rows]
+    total, alternate = counts.n_alleles[rows], counts.n_alternate[rows]
     alternate = np.where(match.swapped[variants], total - alternate, alternate)
-    return alternate.astype(np.float64), total.astype(np.float64)
+    return alternate, total.astype(np.float64)

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 from estimator.packing import packed_width
 
-# A prepared chunk: small enough to read few people, long enough to compress well.
+# A prepared chunk: small enough to read few people, long enough to compress well. Its
+# width is in elements of four variants.
 MAX_CHUNK_PEOPLE = 64
 MIN_CHUNK_PEOPLE = 32
-CHUNK_BYTES = 25_000
+CHUNK_WIDTH = 25_000
 # A block is what one task decodes: at most this many packed bytes.
 MAX_BLOCK_BYTES = 256 * 2**20
 # Shards of a cohort too small to need several still feed several workers.
@@ -59,20 +60,28 @@ def chunk_people(sample_chunk: int) -> int:
     return MAX_CHUNK_PEOPLE
 
 
-def plan_blocks(n_people: int, n_variants: int, sample_chunk: int) -> list[Rows]:
+def plan_blocks(
+    n_people: int, n_variants: int, sample_chunk: int, itemsize: int = 1
+) -> list[Rows]:
     """Blocks of people that one task decodes, each a whole number of chunks.
 
     A block is one sample chunk of the cohort, cut down where that would take more
-    memory than `MAX_BLOCK_BYTES` packed.
+    memory than `MAX_BLOCK_BYTES` packed, in elements of ``itemsize`` bytes.
     """
     unit = chunk_people(sample_chunk)
-    row_bytes = max(packed_width(n_variants), 1)
+    row_bytes = max(packed_width(n_variants), 1) * itemsize
     fitting = min(sample_chunk, MAX_BLOCK_BYTES // row_bytes)
     return split_rows(n_people, max(fitting // unit, 1) * unit)
 
 
 def plan_shards(
-    n_people: int, n_variants: int, unit: int, *, max_people: int, max_bytes: int
+    n_people: int,
+    n_variants: int,
+    unit: int,
+    *,
+    max_people: int,
+    max_bytes: int,
+    itemsize: int = 1,
 ) -> list[Rows]:
     """Shards of people for the rounds of the fit.
 
@@ -84,12 +93,14 @@ def plan_shards(
         People in one of its chunks; shards are whole numbers of chunks.
     max_people, max_bytes
         Most people, and most packed bytes, that a shard holds (one chunk at least).
+    itemsize
+        Bytes of a packed element of four variants.
 
     >>> [len(rows) for rows in plan_shards(1000, 400, 50, max_people=2048,
     ...                                    max_bytes=2**20)]
     [250, 250, 250, 250]
     """
-    row_bytes = max(packed_width(n_variants), 1)
+    row_bytes = max(packed_width(n_variants), 1) * itemsize
     most = max(min(max_people, max_bytes // row_bytes) // unit, 1)
     n_chunks = -(-n_people // unit)
     # A multiple, so that few workers have equal shares.

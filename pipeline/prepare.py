@@ -1,4 +1,4 @@
-"""Cohort and masks to `prepared.zarr`: people-major genotypes at two bits each.
+"""Cohort and masks to `prepared.zarr`: people-major packed genotypes.
 
 Everybody in the cohort is prepared, in the cohort's order, so that rows here are rows
 there; `sample_in_fit` says who informs the fit. One task decodes one block of people
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from estimator.packing import packed_width
+from estimator.packing import ENCODINGS, GENOTYPES, Encoding, packed_width
 from pipeline import decode, plan, prepared, schema
 from pipeline.cohort import Cohort
 from pipeline.config import QCConfig
@@ -52,7 +52,8 @@ def prepare(
     store = Store.resume(path, prepared.KIND) or _lay_out_checked(
         cohort, path, config, attrs
     )
-    fill(cohort, store, cluster)
+    needed = fill(cohort, store, cluster)
+    assert needed is None, f"the counts did not tell that calls need {needed}"
     store.finish()
 
 
@@ -64,7 +65,8 @@ def _lay_out_checked(
         result = quality_control(cohort, config)
     index = np.flatnonzero(result.variant_mask)
     columns = decode.Columns(index, np.zeros(len(index), bool))
-    store = lay_out(cohort, path, columns, variant_keys(cohort, index))
+    keys = variant_keys(cohort, index)
+    store = lay_out(cohort, path, columns, keys, result.encoding)
     write_all(
         store,
         schema.PREPARED,
@@ -112,6 +114,7 @@ def lay_out(
     path: Location,
     columns: decode.Columns,
     keys: dict[str, npt.NDArray[Any]],
+    encoding: Encoding = GENOTYPES,
 ) -> Store:
     """Create a prepared store with everything but the genotypes in it."""
     store = Store.create(path, prepared.KIND)
@@ -126,12 +129,14 @@ def lay_out(
         labels = cohort.dataset["sample_population"].values.astype(str)
         store.write("sample_population", schema.POPULATION, labels)
     unit = plan.chunk_people(cohort.sample_chunk)
-    for name, shape in (
-        ("call_genotype_packed", (cohort.n_samples, packed_width(len(columns)))),
-        ("sample_n_called", (cohort.n_samples,)),
-    ):
-        spec = schema.PREPARED[name]
-        store.lay_out(name, spec, shape, (unit, plan.CHUNK_BYTES)[: len(shape)])
+    store.lay_out(
+        "call_genotype_packed",
+        schema.packed_calls(encoding.dtype.name),
+        (cohort.n_samples, packed_width(len(columns))),
+        (unit, plan.CHUNK_WIDTH),
+    )
+    name = "sample_n_called"
+    store.lay_out(name, schema.PREPARED[name], (cohort.n_samples,), (unit,))
     store.set_attrs(
         source=locate(cohort.url).name,
         sample_chunk=cohort.sample_chunk,
@@ -140,18 +145,31 @@ def lay_out(
     return store
 
 
-def fill(cohort: Cohort, store: Store, cluster: Cluster) -> None:
+def fill(cohort: Cohort, store: Store, cluster: Cluster) -> Encoding | None:
     """Decode every block that is left on the cluster's workers.
 
     Nothing may be laid out in the store from here on.
+
+    Returns
+    -------
+    The encoding that the calls need, where that of the store cannot hold them all: it
+    has to be laid out again. None where every block is written.
     """
-    n_variants = store.attrs["n_variants"]
-    blocks = plan.plan_blocks(cohort.n_samples, n_variants, cohort.sample_chunk)
+    blocks = plan.plan_blocks(
+        cohort.n_samples,
+        store.attrs["n_variants"],
+        cohort.sample_chunk,
+        store.dtype("call_genotype_packed").itemsize,
+    )
     store.track_blocks(len(blocks))
     tasks = [
         decode.BlockTask(cohort.url, store.path, block, blocks[block])
         for block in store.blocks_left()
     ]
+    needed = []
     with track("preparing genotypes", len(tasks)) as progress:
-        for _ in cluster.run_all(decode.decode_block, tasks):
+        # To the last, for no task may write once the store is laid out again.
+        for wider in cluster.run_all(decode.decode_block, tasks):
+            needed += [wider] if wider is not None else []
             progress.advance()
+    return max(needed, key=ENCODINGS.index, default=None)

@@ -39,6 +39,13 @@ class Prepared:
         Who informs the fit.
     held_out
         Chunks of people kept out of the fit to judge it by.
+    itemsize
+        Bytes of a packed element of four variants, which tells the encoding.
+    fixed
+        Population that has all of each person's ancestry, -1 where that is to be
+        estimated; None where nobody is labelled.
+    population_names
+        Names of the populations; empty where nobody is labelled.
     """
 
     path: Location
@@ -49,6 +56,9 @@ class Prepared:
     sample_chunk: int
     in_fit: npt.NDArray[np.bool_]
     held_out: tuple[Rows, ...] = ()
+    itemsize: int = 1
+    fixed: npt.NDArray[np.int16] | None = None
+    population_names: tuple[str, ...] = ()
 
     @property
     def blocks_in_fit(self) -> list[Rows]:
@@ -101,6 +111,7 @@ def open_prepared(path: Location) -> Prepared:
         unit=store.chunks("call_genotype_packed")[0],
         sample_chunk=store.attrs["sample_chunk"],
         in_fit=store.read("sample_in_fit"),
+        itemsize=store.dtype("call_genotype_packed").itemsize,
     )
 
 

@@ -1,9 +1,9 @@
 """Quality control: which variants and which people inform the fit.
 
 Reads a cohort's genotypes as they lie in its chunks; writes nothing. The filters run
-in a fixed order: biallelic, called, variant call rate, sample call rate, minor allele
-frequency, Hardy-Weinberg, linkage disequilibrium. Invariant: the masks depend on the
-genotypes and the settings, never on chunks or workers.
+in a fixed order: biallelic, autosomal, called, variant call rate, sample call rate,
+minor allele frequency, Hardy-Weinberg, linkage disequilibrium. Invariant: the masks
+depend on the genotypes and the settings, never on chunks or workers.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,8 @@ import numpy.typing as npt
 import sgkit
 import xarray as xr
 
-from pipeline import calls, linkage, pruning
+from estimator.packing import Encoding
+from pipeline import calls, contigs, linkage, pruning
 from pipeline.calls import CallCounts, Fractions, Mask
 from pipeline.cohort import Cohort
 from pipeline.config import QCConfig
@@ -23,6 +24,7 @@ from pipeline.errors import InputError
 Axis = Literal["variants", "samples"]
 
 _SETTINGS = {
+    "autosomal": "set qc.include_x, or rename the contigs",
     "variant_call_rate": "lower qc.min_variant_call_rate",
     "sample_call_rate": "lower qc.min_sample_call_rate",
     "minor_allele_frequency": "lower qc.min_maf",
@@ -70,6 +72,8 @@ class QCResult:
         passed the variant call rate.
     steps
         The filters in the order they ran.
+    encoding
+        The narrowest that holds the calls of the variants kept, of everybody.
     """
 
     variant_mask: Mask
@@ -77,6 +81,7 @@ class QCResult:
     alternate_frequency: Fractions
     sample_call_rate: Fractions
     steps: tuple[QCStep, ...]
+    encoding: Encoding
 
 
 def quality_control(cohort: Cohort, config: QCConfig) -> QCResult:
@@ -98,13 +103,17 @@ def quality_control(cohort: Cohort, config: QCConfig) -> QCResult:
     ------
     InputError
         If a filter leaves no variants or nobody, if a biallelic variant has a call of
-        a third allele, or, for linkage disequilibrium, if variants are not sorted.
+        a third allele or an impossible dosage, or, for linkage disequilibrium, if
+        variants are not sorted.
     """
     prunes = config.enabled and config.max_ld_r2 < 1
-    contigs = _sorted_contigs(cohort) if prunes else None
+    runs = _sorted_contigs(cohort) if prunes else None
     filters, everyone = _Filters(cohort), np.ones(cohort.n_samples, dtype=np.bool_)
     filters.keep_variants("biallelic", cohort.biallelic_mask)
-    counts = calls.count_calls(cohort, filters.variants, everyone)
+    if config.enabled:
+        wanted = contigs.informative(cohort.contig_names, include_x=config.include_x)
+        filters.keep_variants("autosomal", wanted[cohort.contig_numbers])
+    counts = of_everyone = calls.count_calls(cohort, filters.variants, everyone)
     filters.keep_variants("called", counts.n_called > 0)
     called = filters.variants
     sample_called = counts.sample_called
@@ -121,13 +130,14 @@ def quality_control(cohort: Cohort, config: QCConfig) -> QCResult:
         filters.keep_samples("sample_call_rate", sample_call_rate >= rate, rate)
         counts = counts - calls.count_calls(cohort, called, ~filters.samples)
         _filter_frequencies(filters, counts, config)
-        _filter_linkage(filters, counts, config, contigs)
+        _filter_linkage(filters, counts, config, runs)
     return QCResult(
         variant_mask=filters.variants,
         sample_mask=filters.samples,
         alternate_frequency=counts.alternate_frequency,
         sample_call_rate=sample_call_rate,
         steps=tuple(filters.steps),
+        encoding=of_everyone.encoding(filters.variants),
     )
 
 
@@ -188,7 +198,8 @@ def _filter_frequencies(
     ).chunk(variants=_HWE_CHUNK)
     test = sgkit.hardy_weinberg_test(dataset, ploidy=2, alleles=2, merge=False)
     passing = np.zeros_like(kept)
-    passing[kept] = test["variant_hwe_p_value"].values >= config.min_hwe_p
+    # Without diploid calls there is nothing to test, and no number to compare.
+    passing[kept] = ~(test["variant_hwe_p_value"].values < config.min_hwe_p)
     filters.keep_variants("hardy_weinberg", passing, config.min_hwe_p)
 
 
@@ -219,14 +230,14 @@ def _filter_linkage(
     filters: _Filters,
     counts: CallCounts,
     config: QCConfig,
-    contigs: npt.NDArray[np.int64] | None,
+    runs: npt.NDArray[np.int64] | None,
 ) -> None:
-    if contigs is None:
+    if runs is None:
         filters.keep_variants("linkage_disequilibrium", filters.variants)
         return
     kept = filters.variants
     positions = filters.cohort.positions[kept]
-    ends = linkage.window_ends(contigs[kept], positions, config.ld_window_bp)
+    ends = linkage.window_ends(runs[kept], positions, config.ld_window_bp)
     passing = np.zeros_like(kept)
     passing[kept] = pruning.prune(
         calls.dosage(filters.cohort, kept, _linkage_sample(filters, config)),

@@ -123,6 +123,7 @@ def _render(result: store.Store) -> str:
         "n_in_fit": int((in_fit & called).sum()),
         "n_projected": int((~in_fit & called).sum()),
         "n_without_calls": int((~called).sum()),
+        "names": _population_names(result),
         "colours": [figures.colour_of(k) for k in range(ancestry.shape[1])],
         "by_population": "sample_population" in result,
         "qc_steps": attrs.get("qc_steps") or [],
@@ -164,6 +165,14 @@ def _date(created: str) -> str:
     return f"{time.astimezone(datetime.UTC):%d %B %Y, %H:%M} UTC"
 
 
+def _population_names(result: store.Store) -> list[str]:
+    """Names of the populations: those of the labels, else numbers from 1."""
+    if "population_id" in result:
+        return result.read("population_id").tolist()
+    n_populations = result.shape("sample_ancestry_proportion")[1]
+    return [str(k + 1) for k in range(n_populations)]
+
+
 def _labels(
     result: store.Store, ancestry: Float[np.ndarray, "samples populations"]
 ) -> np.ndarray:
@@ -171,7 +180,7 @@ def _labels(
     if "sample_population" in result:
         labels = result.read("sample_population")
         return np.where(labels == "", NO_LABEL, labels)
-    names = np.array([f"mostly {k + 1}" for k in range(ancestry.shape[1])])
+    names = np.array([f"mostly {name}" for name in _population_names(result)])
     return names[ancestry.argmax(axis=1)]
 
 

@@ -23,7 +23,11 @@ from estimator.likelihood import (
     untile_variants,
 )
 from estimator.packing import VARIANTS_PER_BYTE
-from estimator.relaxation import newton_frequencies, relax_ancestry
+from estimator.relaxation import (
+    fix_ancestry,
+    newton_frequencies,
+    relax_ancestry,
+)
 from pipeline import checkpoint, plan
 from pipeline.config import FitConfig
 from pipeline.location import Location
@@ -59,6 +63,8 @@ class ShardTask:
     fit_rows: Rows
     n_variants: int
     cache_bytes: int
+    # Population of each of these people, -1 where free; None where all are.
+    fixed: npt.NDArray[np.int16] | None = None
 
 
 class Assignment(NamedTuple):
@@ -77,6 +83,7 @@ def shard_tasks(prepared: Prepared, config: FitConfig, stamp: str) -> list[Shard
         prepared.unit,
         max_people=config.shard_people,
         max_bytes=config.shard_bytes,
+        itemsize=prepared.itemsize,
     )
     before = np.concatenate([[0], np.cumsum(prepared.in_fit)])
     return [
@@ -85,10 +92,23 @@ def shard_tasks(prepared: Prepared, config: FitConfig, stamp: str) -> list[Shard
             Rows(int(before[rows.start]), int(before[rows.stop])),
             prepared.n_variants,
             config.cache_bytes,
+            _fixed_in(prepared, rows),
         )
         for rows in shards
         if before[rows.stop] > before[rows.start]
     ]
+
+
+def _fixed_in(prepared: Prepared, rows: Rows) -> npt.NDArray[np.int16] | None:
+    """Fixed populations of the people of some rows who are in the fit."""
+    if prepared.fixed is None:
+        return None
+    return prepared.fixed[rows.slice][prepared.in_fit[rows.slice]]
+
+
+def hold_fixed(ancestry: jax.Array, task: ShardTask) -> jax.Array:
+    """Q of a shard's people, padded, with that of labelled people as it is given."""
+    return ancestry if task.fixed is None else fix_ancestry(ancestry, task.fixed)
 
 
 def evaluate(
@@ -164,7 +184,7 @@ def _relax_shard(
     tiles = tile_variants(jnp.asarray(p), shard.tile.width)
     relaxed = relax_ancestry(shard.packed, jnp.asarray(q), tiles, tile=shard.tile)
     log_likelihood = float(relaxed.log_likelihood.sum())
-    return frequency_sums(shard, relaxed.ancestry, p, log_likelihood)
+    return frequency_sums(shard, hold_fixed(relaxed.ancestry, task), p, log_likelihood)
 
 
 def frequency_sums(

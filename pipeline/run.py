@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 
+from estimator.packing import DOSAGES, GENOTYPES
 from pipeline import budget, provenance, publication, stages
 from pipeline.apply import apply_model
 from pipeline.cohort import Cohort, open_cohort
@@ -22,10 +23,10 @@ from pipeline.config import RunConfig
 from pipeline.demo import write_demo_cohort
 from pipeline.errors import InputError
 from pipeline.ingest import needs_import
+from pipeline.labels import Labels
 from pipeline.location import Location, locate
 from pipeline.meter import Meter
 from pipeline.prepare import prepare
-from pipeline.prepared import hold_out, open_prepared
 from pipeline.report import write_report
 from pipeline.store import Store
 from pipeline.tasks import Cluster
@@ -46,6 +47,7 @@ def run(
     config: RunConfig,
     cluster: AbstractContextManager[Cluster],
     *,
+    labels: Labels | None = None,
     resume: bool = False,
     overwrite: bool = False,
 ) -> RunResult:
@@ -54,13 +56,15 @@ def run(
     Parameters
     ----------
     source
-        A VCF Zarr store, a PLINK .bed file, or a .vcf.gz or .bcf file.
+        A VCF Zarr store, or what `ingest` imports: PLINK, BGEN or VCF files.
     output
         Directory for prepared.zarr, model.zarr, ancestry.zarr, report.html, run.json.
     config
         Everything else that the results depend on.
     cluster
         Workers, started when the cohort was found to be readable.
+    labels
+        People whose population is known.
     resume, overwrite
         What to do where the directory has results.
 
@@ -70,8 +74,9 @@ def run(
         If the cohort, the configuration or the output directory will not do.
     """
     with open_workspace(output, resume=resume, overwrite=overwrite) as workspace:
-        cohort = stages.open_source(source, workspace.work)
-        inputs = stages.provenance_inputs(cohort.fingerprint(), config)
+        cohort = stages.open_to_fit(source, workspace.work)
+        stages.check_labels(labels, cohort.sample_ids, config)
+        inputs = stages.provenance_inputs(cohort.fingerprint(), config, labels)
         attrs = stages.describe(source, config, inputs)
         finished = workspace.conclude(attrs["stamp"]) if resume else None
         if finished is not None:
@@ -80,7 +85,7 @@ def run(
         with cluster as workers:
             planned = _check_budget(cohort, output, config, workers)
             meter = Meter(workers, workspace.building("stages.json"))
-            _run_stages(cohort, workspace, config, meter, attrs)
+            _run_stages(cohort, workspace, config, meter, attrs, labels)
             described = [report.as_json() for report in workers.reports()]
         ancestry = workspace.building("ancestry.zarr")
         write_report(ancestry, workspace.building("report.html"))
@@ -120,8 +125,14 @@ def plan_run(
 
 
 def _sizes(cohort: Cohort) -> budget.Sizes:
+    # Half and haploid calls, which need four bits, are found by quality control.
+    expected = DOSAGES if cohort.has_dosages else GENOTYPES
     return budget.Sizes(
-        cohort.n_samples, cohort.n_variants, cohort.sample_chunk, cohort.variant_chunk
+        cohort.n_samples,
+        cohort.n_variants,
+        cohort.sample_chunk,
+        cohort.variant_chunk,
+        expected.itemsize,
     )
 
 
@@ -158,12 +169,13 @@ def _run_stages(
     config: RunConfig,
     meter: Meter,
     attrs: dict[str, Any],
+    labels: Labels | None,
 ) -> None:
     paths = {name: workspace.building(name) for name in STORES}
     if not workspace.is_built("prepared.zarr"):
         with meter.stage("prepare"):
             prepare(cohort, paths["prepared.zarr"], config.qc, meter.cluster, attrs)
-    prepared = hold_out(open_prepared(paths["prepared.zarr"]), config.held_out)
+    prepared = stages.open_for_fit(paths["prepared.zarr"], config, labels)
     if not workspace.is_built("model.zarr"):
         stages.fit_model(prepared, paths["model.zarr"], config, meter, attrs)
     if not workspace.is_built("ancestry.zarr"):
@@ -199,6 +211,7 @@ def _summarise(
         "data_passes": found["data_passes"],
         "converged": found["converged"],
         "n_populations": n_populations,
+        **_population_names(store),
         "n_samples": n_samples,
         "n_samples_in_fit": int(store.read("sample_in_fit").sum()),
         "n_samples_uncalled": found["n_samples_uncalled"],
@@ -211,6 +224,12 @@ def _summarise(
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **attrs,
     }
+
+
+def _population_names(store: Store) -> dict[str, list[str]]:
+    if "population_id" not in store:
+        return {}
+    return {"population_id": store.read("population_id").tolist()}
 
 
 def run_demo(

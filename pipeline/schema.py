@@ -5,9 +5,13 @@ axis that they live on. The stores are laid out from these specifications, and t
 text is written into each array's attributes.
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 SCHEMA_VERSION = 1
+
+# Arrays of a cohort that the calls are read from, the second where there is no first.
+CALLS, DOSAGES = "call_genotype", "call_dosage"
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,24 @@ PREPARED = {
     ),
 }
 
+# What the array above is where two bits cannot hold the calls.
+_PACKED_WIDER = {
+    "uint16": "Calls at four bits, four variants to an element from the lowest bits "
+    "up: 0, 1, 2 count alternate alleles of two observed, 4, 5 of one; 15 is missing.",
+    "uint64": "Dosages at sixteen bits, four variants to an element from the lowest "
+    "bits up: expected alternate alleles of two in units of 2**-14, or, plus 36864, of "
+    "one; 65535 is missing.",
+}
+
+
+def packed_calls(dtype: str) -> ArraySpec:
+    """Specification of call_genotype_packed for calls of one encoding, by its dtype."""
+    spec = PREPARED["call_genotype_packed"]
+    if dtype == spec.dtype:
+        return spec
+    return dataclasses.replace(spec, dtype=dtype, doc=_PACKED_WIDER[dtype])
+
+
 MODEL = {
     **VARIANT_KEYS,
     "variant_population_frequency": ArraySpec(
@@ -112,7 +134,23 @@ ANCESTRY = {
 POPULATION = ArraySpec(
     ("samples",), "str", "Label of the person's population, where the cohort has it."
 )
-OPTIONAL_ANCESTRY = {"sample_population": POPULATION}
+STANDARD_ERROR = ArraySpec(
+    ("samples", "populations"),
+    "float32",
+    "Standard error of Q given P, in [0, 0.5]; 0 where Q was given, NaN for a person "
+    "without any called genotype.",
+)
+POPULATION_ID = ArraySpec(
+    ("populations",),
+    "str",
+    "Name of the population, where people were labelled: the labels in order, then "
+    "population_N for the others.",
+)
+OPTIONAL_ANCESTRY = {
+    "population_id": POPULATION_ID,
+    "sample_population": POPULATION,
+    "sample_ancestry_proportion_se": STANDARD_ERROR,
+}
 
 PREPARED_SWAPPED = ArraySpec(
     ("variants",),

@@ -3,42 +3,49 @@
 import dataclasses
 import json
 import logging
+import sys
 from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from estimator.packing import GENOTYPES, Encoding
 from pipeline import budget, overlap, provenance, publication
 from pipeline.apply import apply_model
 from pipeline.bundle import save_model
 from pipeline.cohort import Cohort, open_cohort
 from pipeline.config import NEURAL, TRUSTED, FitConfig, RunConfig, replace_values
+from pipeline.distinct import check_distinct
 from pipeline.errors import InputError
 from pipeline.fit import fit
 from pipeline.ingest import ingest, needs_import, source_digest
+from pipeline.labels import Labels, fix_labelled, place_labels
 from pipeline.location import Location, delete_tree, locate
 from pipeline.match import Match, MatchCounts, match_variants
 from pipeline.meter import Meter
 from pipeline.neural import NeuralFit
 from pipeline.prepare import fill, lay_out, prepare
-from pipeline.prepared import Prepared, hold_out, open_prepared
+from pipeline.prepared import Prepared, hold_out, open_prepared, open_store
 from pipeline.schema import PREPARED, VARIANT_KEYS
 from pipeline.store import Store, check_genotypes
 from pipeline.tasks import Cluster
 from pipeline.train import train
-from pipeline.vcf_zarr import clear_unfinished
 from pipeline.workspace import open_store_workspace
 
 logger = logging.getLogger(__name__)
 
 
-def provenance_inputs(fingerprint: str, config: RunConfig) -> dict[str, Any]:
-    """What a result depends on: cohort, configuration and software."""
-    return {
+def provenance_inputs(
+    fingerprint: str, config: RunConfig, labels: Labels | None = None
+) -> dict[str, Any]:
+    """What a result depends on: cohort, configuration, software and labels."""
+    inputs = {
         "cohort": fingerprint,
         "configuration": config.as_json(),
         "versions": provenance.package_versions(),
     }
+    return inputs if labels is None else inputs | {"labels": labels.fingerprint}
 
 
 def describe(source: str, config: RunConfig, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -52,11 +59,44 @@ def describe(source: str, config: RunConfig, inputs: dict[str, Any]) -> dict[str
         "stamp": provenance.digest(inputs),
         "cohort_fingerprint": inputs["cohort"],
         "provenance": {"versions": inputs["versions"]},
+        **({"labels_fingerprint": inputs["labels"]} if "labels" in inputs else {}),
     }
+
+
+def check_labels(
+    labels: Labels | None, sample_ids: npt.NDArray[np.str_], config: RunConfig
+) -> None:
+    """Refuse labels that do not fit the cohort, before any work.
+
+    Raises
+    ------
+    InputError
+        If a labelled person is not in the cohort, the populations are more than K, or
+        the method takes no labels.
+    """
+    if labels is None:
+        return
+    if config.fit.method == NEURAL:
+        raise InputError(
+            'fit.method is "neural", which takes no labels; leave --labels out or fit '
+            'with "likelihood"'
+        )
+    place_labels(labels, sample_ids, config.fit.n_populations)
+
+
+def open_for_fit(path: Location, config: RunConfig, labels: Labels | None) -> Prepared:
+    """Open a prepared store as the fit sees it: who is left out, who is labelled."""
+    prepared = hold_out(open_prepared(path), config.held_out)
+    if labels is None:
+        return prepared
+    sample_ids = open_store(path).read("sample_id")
+    return fix_labelled(prepared, labels, sample_ids, config.fit.n_populations)
 
 
 def open_source(source: str, folder: Location) -> Cohort:
     """Open a cohort, importing it into a folder first if it is no VCF Zarr store.
+
+    The processes of an import are one a core of this machine.
 
     Raises
     ------
@@ -73,13 +113,28 @@ def open_source(source: str, folder: Location) -> Cohort:
     return cohort
 
 
+def open_to_fit(source: str, folder: Location) -> Cohort:
+    """Open a cohort as `open_source` does, for a model of its own.
+
+    Where people are projected on a model, the matching chooses among duplicates.
+
+    Raises
+    ------
+    InputError
+        Also if it has a variant twice.
+    """
+    cohort = open_source(source, folder)
+    check_distinct(cohort)
+    return cohort
+
+
 def _import_once(source: str, path: Location, kept: Location) -> None:
     """Import to a path, unless it is there already, and keep the files' digest."""
     digest = source_digest(source)
     if not path.exists():
-        clear_unfinished(path)
         provenance.write_json(kept, digest)
-        ingest(source, path)
+        # What is to be done with an import that was begun, the workspace decides.
+        ingest(source, path, resume=True, digest=digest)
     elif json.loads(kept.read_text()) != digest:
         raise InputError(
             f"{source} has changed since the unfinished run imported it; restore it "
@@ -93,12 +148,26 @@ def _fit_within_memory(
     """The fit's settings, with as many shards kept as the workers have room for.
 
     It changes nothing in the results, and so nothing in their provenance.
+
+    Raises
+    ------
+    InputError
+        If the fit would not fit. A run was admitted before anybody knew that calls of
+        a single allele take twice the room.
     """
     sizes = budget.Sizes(
-        prepared.n_samples, prepared.n_variants, prepared.sample_chunk, 1
+        prepared.n_samples,
+        prepared.n_variants,
+        prepared.sample_chunk,
+        variant_chunk=1,
+        itemsize=prepared.itemsize,
     )
     n_workers = max(len(cluster.workers), 1)
-    planned = budget.plan_budget(sizes, config, n_workers, cluster.memory_limit())
+    limit = cluster.memory_limit()
+    planned = budget.plan_budget(sizes, config, n_workers, limit)
+    budget.check_budget(
+        planned, worker_limit=limit, driver_limit=sys.maxsize, free_disk=sys.maxsize
+    )
     return dataclasses.replace(config.fit, cache_bytes=planned.cache_bytes)
 
 
@@ -186,7 +255,7 @@ def prepare_only(
     name = "prepared.zarr"
     options = {"resume": resume, "overwrite": overwrite}
     with open_store_workspace(output, name, **options) as workspace:
-        cohort = open_source(source, workspace.work)
+        cohort = open_to_fit(source, workspace.work)
         inputs = provenance_inputs(cohort.fingerprint(), config)
         attrs = describe(source, config, inputs)
         if resume and workspace.conclude(attrs["stamp"]):
@@ -203,24 +272,25 @@ def fit_only(
     config: RunConfig,
     cluster: AbstractContextManager[Cluster],
     *,
+    labels: Labels | None = None,
     resume: bool = False,
     overwrite: bool = False,
 ) -> None:
-    """Make a model store of a prepared one.
+    """Make a model store of a prepared one, with some people's population known.
 
     Raises
     ------
     InputError
-        If the prepared store cannot be used, or the output exists.
+        If the prepared store or the labels cannot be used, or the output exists.
     """
     name = "model.zarr"
     options = {"resume": resume, "overwrite": overwrite}
-    prepared = hold_out(
-        open_prepared(publication.resolve(prepared_path)), config.held_out
-    )
-    origin = Store.open(prepared.path, "prepared").attrs
-    inputs = provenance_inputs(origin["cohort_fingerprint"], config)
-    inputs["prepared"] = origin["stamp"]
+    found = open_prepared(publication.resolve(prepared_path))
+    origin = open_store(found.path)
+    check_labels(labels, origin.read("sample_id"), config)
+    prepared = open_for_fit(found.path, config, labels)
+    inputs = provenance_inputs(origin.attrs["cohort_fingerprint"], config, labels)
+    inputs["prepared"] = origin.attrs["stamp"]
     attrs = describe(str(prepared_path), config, inputs)
     with open_store_workspace(output, name, **options) as workspace:
         if resume and workspace.conclude(attrs["stamp"]):
@@ -318,13 +388,19 @@ def _prepare_for_model(
     cluster: Cluster,
 ) -> None:
     """Prepare a cohort's genotypes at a model's variants, for nobody's fit."""
-    store = Store.resume(path, "prepared")
-    if store is None:
-        match = overlap.settle_strands(match, model, cohort, config.apply)
+
+    def laid_out(encoding: Encoding) -> Store:
+        settled = overlap.settle_strands(match, model, cohort, config.apply)
         keys = {name: model.read(name) for name in VARIANT_KEYS}
-        store = lay_out(cohort, path, match.columns, keys)
+        store = lay_out(cohort, path, settled.columns, keys, encoding)
         nobody = np.zeros(cohort.n_samples, bool)
         store.write("sample_in_fit", PREPARED["sample_in_fit"], nobody)
-        store.set_attrs(**match.counts.as_attrs())
-    fill(cohort, store, cluster)
+        store.set_attrs(**settled.counts.as_attrs())
+        return store
+
+    # Nothing was counted that would tell the encoding beforehand. A block that cannot
+    # be written ends at its first call that two bits cannot hold.
+    store = Store.resume(path, "prepared") or laid_out(GENOTYPES)
+    while (needed := fill(cohort, store, cluster)) is not None:
+        store = laid_out(needed)
     store.finish()

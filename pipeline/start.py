@@ -1,7 +1,8 @@
 """Starting values of a fit: a spectral start on a sample, extended to all.
 
 The sample's P gives everybody a Q by Newton steps on the sampled variants, and the
-statistics at that Q give the P of every variant.
+statistics at that Q give the P of every variant. Populations that have labelled people
+start from their frequencies instead (`labelled_start`).
 """
 
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from estimator.likelihood import pad_shard, tile_shape, tile_variants
 from estimator.packing import VARIANTS_PER_BYTE
 from estimator.relaxation import relax_ancestry
 from estimator.spectral import StartingValues, spectral_start
-from pipeline import checkpoint, plan, rounds
+from pipeline import checkpoint, labelled_start, plan, rounds
 from pipeline.config import FitConfig
 from pipeline.errors import InputError
 from pipeline.location import Location
@@ -115,6 +116,9 @@ def _sample_start(task: _StartTask) -> _SampleStart:
     filling = n_bytes * VARIANTS_PER_BYTE - prepared.n_variants
     frequency = np.pad(store.read("variant_frequency"), (0, filling))
     frequency = frequency.reshape(n_bytes, VARIANTS_PER_BYTE)[columns].ravel()
+    known = labelled_start.labelled_frequencies(prepared, config, columns, frequency)
+    if len(known) == config.n_populations:
+        return _SampleStart(known, columns.step)
     values: StartingValues = spectral_start(
         people,
         frequency,
@@ -122,7 +126,8 @@ def _sample_start(task: _StartTask) -> _SampleStart:
         seed=task.seed,
         tile=tile_shape(),
     )
-    return _SampleStart(values.frequencies, columns.step)
+    frequencies = labelled_start.place_first(known, values.frequencies)
+    return _SampleStart(frequencies, columns.step)
 
 
 def _extend_shard(
@@ -144,4 +149,5 @@ def _extend_shard(
         ancestry = relax_ancestry(packed, ancestry, tiles, tile=shard.tile).ancestry
     del packed
     p = checkpoint.load_array(frequencies)
+    ancestry = rounds.hold_fixed(ancestry, task)
     return rounds.frequency_sums(shard, ancestry, p, 0.0)

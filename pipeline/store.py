@@ -21,7 +21,7 @@ from pipeline import zarr_files
 from pipeline.errors import InputError
 from pipeline.location import Location, RemotePath, delete_tree, locate
 from pipeline.plan import Rows
-from pipeline.schema import SCHEMA_VERSION, ArraySpec
+from pipeline.schema import CALLS, DOSAGES, SCHEMA_VERSION, ArraySpec
 from pipeline.zarr_files import DONE
 
 _COMPRESSOR = numcodecs.Blosc("zstd", 1, numcodecs.Blosc.SHUFFLE)
@@ -176,6 +176,10 @@ class Store:
         """Shape of an array."""
         return self._group[name].shape
 
+    def dtype(self, name: str) -> np.dtype[Any]:
+        """Type of an array's values."""
+        return self._group[name].dtype
+
     def chunks(self, name: str) -> tuple[int, ...]:
         """Chunk shape of an array."""
         return self._group[name].chunks
@@ -236,21 +240,33 @@ class Store:
 Genotypes: TypeAlias = zarr.Array
 
 
-def open_genotypes(url: str) -> Genotypes:
-    """The call_genotype array of a VCF Zarr store, for reading plain chunks.
+def open_array(url: str, name: str) -> zarr.Array:
+    """An array of a VCF Zarr store, for reading plain chunks.
 
     Read without xarray, which would apply the fill value as a mask.
     """
-    return zarr.open_array(
-        zarr_files.mapping(locate(url)), mode="r", path="call_genotype"
-    )
+    return zarr.open_array(zarr_files.mapping(locate(url)), mode="r", path=name)
+
+
+def find_array(url: str, name: str) -> zarr.Array | None:
+    """The same of an array that need not be there."""
+    try:
+        return open_array(url, name)
+    except zarr.errors.ArrayNotFoundError:
+        return None
+
+
+def open_genotypes(url: str) -> Genotypes:
+    """The calls of a VCF Zarr store: call_genotype or, without one, call_dosage."""
+    found = find_array(url, CALLS)
+    return open_array(url, DOSAGES) if found is None else found
 
 
 def check_genotypes(url: str) -> None:
     """Refuse a cohort of which chunks are absent, as after a copy cut short.
 
     zarr reads an absent chunk as the fill value, and as whatever is in memory where
-    there is none. Only a negative fill value says that the genotypes are missing.
+    there is none. Only a negative fill value, or NaN, says that calls are missing.
 
     Raises
     ------

@@ -9,21 +9,18 @@ is in use.
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import numpy.typing as npt
 
 from estimator.likelihood import TileShape, padded_shape, tile_shape
-from estimator.packing import ALL_MISSING_BYTE
+from estimator.packing import PackedArray, all_missing
 from pipeline import memory
 from pipeline.location import Location
 from pipeline.plan import Rows
 from pipeline.prepared import open_store
 from pipeline.store import Store
-
-Packed = npt.NDArray[np.uint8]
 
 # Chunks of people decoded at a time, beside the shard that they go into.
 _CHUNKS_READ = 4
@@ -133,7 +130,7 @@ def load_shard(key: ShardKey, budget: int, upcoming: ShardKey | None = None) -> 
     return _shards.get(key, budget, upcoming)
 
 
-def read_rows(store: Store, rows: Rows) -> Packed:
+def read_rows(store: Store, rows: Rows) -> PackedArray:
     """Packed genotypes of everybody in some rows."""
     return store.read("call_genotype_packed", rows.slice)
 
@@ -146,26 +143,27 @@ def _read_shard(key: ShardKey) -> Shard:
         in_fit[rows.start - key.rows.start : rows.stop - key.rows.start] = False
     tile = tile_shape()
     n_people = int(np.count_nonzero(in_fit))
-    n_bytes = store.shape("call_genotype_packed")[1]
-    padded = _aligned_full(padded_shape((n_people, n_bytes), tile), ALL_MISSING_BYTE)
+    width = store.shape("call_genotype_packed")[1]
+    dtype = store.dtype("call_genotype_packed")
+    padded = _all_missing(padded_shape((n_people, width), tile), dtype)
     filled = 0
     step = store.chunks("call_genotype_packed")[0] * _CHUNKS_READ
     for start in range(0, len(key.rows), step):
         wanted = in_fit[start : start + step]
         first = key.rows.start + start
         people = read_rows(store, Rows(first, first + len(wanted)))[wanted]
-        padded[filled : filled + len(people), :n_bytes] = people
+        padded[filled : filled + len(people), :width] = people
         filled += len(people)
     return Shard(jax.device_put(padded, may_alias=True), n_people, tile)
 
 
-def _aligned_full(shape: tuple[int, int], value: int) -> Packed:
+def _all_missing(shape: tuple[int, int], dtype: np.dtype[Any]) -> PackedArray:
     """Array that begins where XLA's do: on a CPU it is used as it is, not copied."""
-    n_bytes = shape[0] * shape[1]
+    n_bytes = shape[0] * shape[1] * dtype.itemsize
     buffer = np.empty(n_bytes + _ALIGNMENT, np.uint8)
     offset = -buffer.ctypes.data % _ALIGNMENT
-    array = buffer[offset : offset + n_bytes].reshape(shape)
-    array[...] = value
+    array = buffer[offset : offset + n_bytes].view(dtype).reshape(shape)
+    array[...] = all_missing(dtype)
     return array
 
 
@@ -205,11 +203,11 @@ class BlockReader:
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1)
-        self._ahead: dict[tuple[Location, tuple[Rows, ...]], Future[Packed]] = {}
+        self._ahead: dict[tuple[Location, tuple[Rows, ...]], Future[PackedArray]] = {}
 
     def read(
         self, path: Location, blocks: Sequence[Rows], upcoming: Sequence[Rows]
-    ) -> Packed:
+    ) -> PackedArray:
         """Genotypes of these chunks; starts to read the upcoming ones."""
         key = (path, tuple(blocks))
         ready = self._ahead.pop(key, None)
@@ -221,6 +219,6 @@ class BlockReader:
         return _read_blocks(*key) if ready is None else ready.result()
 
 
-def _read_blocks(path: Location, blocks: tuple[Rows, ...]) -> Packed:
+def _read_blocks(path: Location, blocks: tuple[Rows, ...]) -> PackedArray:
     store = open_store(path)
     return np.concatenate([read_rows(store, rows) for rows in blocks])

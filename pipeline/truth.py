@@ -34,7 +34,8 @@ class SimulatedCohort:
     frequencies
         P: frequency of the alternate allele in each population, in [0, 1].
     contig
-        Index of each variant's contig, from 0; contig i is named str(i + 1).
+        Index of each variant's contig, from 0; contig i is named str(i + 1), and the
+        one after N_CONTIGS of them X.
     position
         Base-pair position on the contig, increasing.
     parameters
@@ -75,8 +76,10 @@ def check_parameters(**values: float) -> None:
             raise InputError(f"fst is {value}; it must be between 0 and 1")
         if name == "dirichlet" and not value > 0:
             raise InputError(f"dirichlet is {value}; it must be positive")
-        if name == "missing_rate" and not 0 <= value < 1:
-            raise InputError(f"missing_rate is {value}; it must be in [0, 1)")
+        if name in ("missing_rate", "half_rate") and not 0 <= value < 1:
+            raise InputError(f"{name} is {value}; it must be in [0, 1)")
+        if name in ("x_share", "dosage_blur") and not 0 <= value <= 1:
+            raise InputError(f"{name} is {value}; it must be in [0, 1]")
 
 
 def simulate_truth(
@@ -128,6 +131,18 @@ def simulate_truth(
         position=position,
         parameters={"model": "Balding-Nichols", "fst": fst, "dirichlet": dirichlet},
     )
+
+
+def move_to_x(truth: SimulatedCohort, share: float) -> SimulatedCohort:
+    """The same cohort with a share of its variants, the last ones, on contig X."""
+    n_variants = len(truth.contig)
+    first = n_variants - round(share * n_variants)
+    contig, position = truth.contig.copy(), truth.position.copy()
+    contig[first:] = N_CONTIGS
+    rank = np.arange(1, n_variants - first + 1)
+    spacing = min(SPACING_BP, np.iinfo(np.int32).max // max(rank.size, 1))
+    position[first:] = rank * spacing
+    return dataclasses.replace(truth, contig=contig, position=position)
 
 
 def _draw_frequencies(

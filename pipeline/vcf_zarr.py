@@ -9,18 +9,21 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import dask.array as da
 import numcodecs
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
-from jaxtyping import Int8, Int32, Shaped
+from jaxtyping import Float32, Int8, Int32, Shaped
 
 from pipeline import publication
 from pipeline.errors import InputError
 from pipeline.location import Location, RemotePath, locate
+from pipeline.schema import CALLS, DOSAGES
 
 VCF_ZARR_VERSION = "0.2"
 
@@ -29,7 +32,8 @@ _GENOTYPE_COMPRESSOR = numcodecs.Blosc("zstd", 1, numcodecs.Blosc.BITSHUFFLE)
 _UNFINISHED = ".partial"
 
 Genotypes = Int8[np.ndarray, "variants samples 2"]
-GenotypeSource = Callable[[slice, slice], Genotypes]
+Dosages = Float32[np.ndarray, "variants samples"]
+GenotypeSource = Callable[[slice, slice], Genotypes | Dosages]
 
 
 @contextlib.contextmanager
@@ -55,7 +59,7 @@ def new_store(
         If the destination exists and may not be replaced.
     """
     target = locate(destination)
-    _check_replaceable(target, overwrite)
+    check_replaceable(target, overwrite=overwrite)
     if isinstance(target, RemotePath):
         with (
             tempfile.TemporaryDirectory(prefix="streamixture-") as scratch,
@@ -74,19 +78,14 @@ def new_store(
         shutil.rmtree(workspace, ignore_errors=True)
 
 
-def clear_unfinished(destination: Location) -> None:
-    """Delete what writers of a store that were killed left beside it.
+def check_replaceable(target: Location, *, overwrite: bool) -> None:
+    """Refuse a destination that exists, or may not be replaced.
 
-    For a local folder in which nobody else writes. An object store has none: what
-    was left there goes with the folder.
+    Raises
+    ------
+    InputError
+        If something is there and is no Zarr store, or ``overwrite`` is not set.
     """
-    if not isinstance(destination, Path):
-        return
-    for path in destination.parent.glob(f".{destination.name}.*{_UNFINISHED}"):
-        shutil.rmtree(path)
-
-
-def _check_replaceable(target: Location, overwrite: bool) -> None:
     if not (os.path.lexists(target) if isinstance(target, Path) else target.exists()):
         return
     if not overwrite:
@@ -101,6 +100,64 @@ def _check_replaceable(target: Location, overwrite: bool) -> None:
         )
 
 
+@dataclass(frozen=True)
+class CallArray:
+    """The array of a store that holds what is known of each person at each variant.
+
+    Attributes
+    ----------
+    name
+        Its name in the VCF Zarr specification.
+    dims
+        Its dimensions.
+    dtype
+        numpy dtype.
+    ploidy
+        Alleles of a call, the length of the third dimension if there is one.
+    """
+
+    name: str
+    dims: tuple[str, ...]
+    dtype: str
+    ploidy: tuple[int, ...]
+
+
+GENOTYPE = CallArray(CALLS, ("variants", "samples", "ploidy"), "int8", (2,))
+# Expected number of alternate alleles, in [0, 2]; NaN where nothing is known.
+DOSAGE = CallArray(DOSAGES, ("variants", "samples"), "float32", ())
+
+
+def variant_variables(
+    contig_ids: list[str],
+    contig: Int32[np.ndarray, " variants"],
+    position: Int32[np.ndarray, " variants"],
+    alleles: Shaped[np.ndarray, "variants 2"],
+    variant_ids: list[str],
+) -> xr.Dataset:
+    """Everything in a VCF Zarr store that belongs to the variants.
+
+    Parameters
+    ----------
+    contig_ids
+        Names of the contigs.
+    contig, position
+        Index into `contig_ids` and base-pair position of each variant.
+    alleles
+        Reference and alternate allele.
+    variant_ids
+        A name for each variant, '.' where it has none.
+    """
+    return xr.Dataset(
+        {
+            "contig_id": ("contigs", np.array(contig_ids, object)),
+            "variant_contig": ("variants", contig),
+            "variant_position": ("variants", position),
+            "variant_allele": (("variants", "alleles"), alleles.astype(object)),
+            "variant_id": ("variants", np.array(variant_ids, object)),
+        }
+    )
+
+
 def cohort_variables(
     contig_ids: list[str],
     contig: Int32[np.ndarray, " variants"],
@@ -112,12 +169,8 @@ def cohort_variables(
 
     Parameters
     ----------
-    contig_ids
-        Names of the contigs.
-    contig, position
-        Index into `contig_ids` and base-pair position of each variant.
-    alleles
-        Reference and alternate allele.
+    contig_ids, contig, position, alleles
+        As for `variant_variables`.
     sample_ids
         One unique name per person.
     """
@@ -126,16 +179,8 @@ def cohort_variables(
         f"{contig_ids[index]}:{place}:{reference}:{alternate}"
         for index, place, (reference, alternate) in places
     ]
-    return xr.Dataset(
-        {
-            "contig_id": ("contigs", np.array(contig_ids, object)),
-            "variant_contig": ("variants", contig),
-            "variant_position": ("variants", position),
-            "variant_allele": (("variants", "alleles"), alleles.astype(object)),
-            "variant_id": ("variants", np.array(variant_ids, object)),
-            "sample_id": ("samples", np.array(sample_ids, object)),
-        }
-    )
+    variables = variant_variables(contig_ids, contig, position, alleles, variant_ids)
+    return variables.assign(sample_id=("samples", np.array(sample_ids, object)))
 
 
 def write_vcf_zarr(
@@ -143,6 +188,7 @@ def write_vcf_zarr(
     variables: xr.Dataset,
     genotypes: GenotypeSource,
     *,
+    dosages: bool = False,
     chunk_variants: int = 10_000,
     chunk_samples: int = 1_000,
 ) -> None:
@@ -156,31 +202,75 @@ def write_vcf_zarr(
         The other variables, as `cohort_variables` makes them, and attributes.
     genotypes
         Called with the slice of variants and that of samples of each chunk; returns
-        allele indices, missing -1.
+        allele indices, missing -1, or dosages.
+    dosages
+        Write call_dosage, missing NaN, instead of call_genotype.
     chunk_variants, chunk_samples
         Size of a chunk.
     """
-    sizes = {
-        "variants": variables.sizes["variants"],
-        "samples": variables.sizes["samples"],
-    }
+    calls = DOSAGE if dosages else GENOTYPE
+    lay_out(path, variables, calls, chunk_variants, chunk_samples)
+    for rows in _slices(variables.sizes["variants"], chunk_variants):
+        for columns in _slices(variables.sizes["samples"], chunk_samples):
+            _write(path, calls, rows, columns, genotypes(rows, columns))
+
+
+def lay_out(
+    path: str | Path,
+    variables: xr.Dataset,
+    calls: CallArray,
+    chunk_variants: int,
+    chunk_samples: int,
+) -> None:
+    """Write a store that is whole but for the calls of its people.
+
+    Parameters
+    ----------
+    path
+        A path where nothing is yet.
+    variables
+        The other variables, and attributes.
+    calls
+        The array to be filled.
+    chunk_variants, chunk_samples
+        Size of its chunks.
+    """
+    sizes = (variables.sizes["variants"], variables.sizes["samples"])
     chunks = {"variants": chunk_variants, "samples": chunk_samples}
-    dims = ("variants", "samples", "ploidy")
-    shape = (*sizes.values(), 2)
-    template = variables.assign(
-        # One lazy block, whose values are never computed, stands for the whole array.
-        call_genotype=(dims, da.empty(shape, dtype=np.int8, chunks=shape))
-    )
+    shape = (*sizes, *calls.ploidy)
+    # One lazy block, whose values are never computed, stands for the whole array.
+    values = da.empty(shape, dtype=calls.dtype, chunks=shape)
+    template = variables.assign({calls.name: (calls.dims, values)})
     template.attrs["vcf_zarr_version"] = VCF_ZARR_VERSION
     encoding = {name: _encoding(template[name], chunks) for name in template.variables}
+    encoding[calls.name]["compressor"] = _GENOTYPE_COMPRESSOR
     with _repeatable_compression():
         template.to_zarr(
             path, mode="w-", compute=False, consolidated=True, encoding=encoding
         )
-        for rows in _slices(sizes["variants"], chunk_variants):
-            for columns in _slices(sizes["samples"], chunk_samples):
-                block = xr.Dataset({"call_genotype": (dims, genotypes(rows, columns))})
-                block.to_zarr(path, region={"variants": rows, "samples": columns})
+
+
+def write_rows(
+    path: str | Path, calls: CallArray, start: int, values: npt.NDArray[Any]
+) -> None:
+    """Fill the rows from ``start`` on, whole chunks of variants, of a store laid out.
+
+    Processes may write different chunks of variants at the same time.
+    """
+    rows = slice(start, start + len(values))
+    _write(path, calls, rows, slice(0, values.shape[1]), values)
+
+
+def _write(
+    path: str | Path,
+    calls: CallArray,
+    rows: slice,
+    columns: slice,
+    values: npt.NDArray[Any],
+) -> None:
+    block = xr.Dataset({calls.name: (calls.dims, values)})
+    with _repeatable_compression():
+        block.to_zarr(path, region={"variants": rows, "samples": columns})
 
 
 @contextlib.contextmanager
@@ -198,13 +288,10 @@ def _repeatable_compression() -> Iterator[None]:
 def _encoding(variable: xr.DataArray, chunks: dict[str, int]) -> dict[str, Any]:
     sizes = variable.sizes
     # A fill value would make xarray read every equal genotype as missing.
-    encoding: dict[str, Any] = {
+    return {
         "_FillValue": None,
         "chunks": tuple(min(chunks.get(str(d), n), n) for d, n in sizes.items()),
     }
-    if variable.name == "call_genotype":
-        encoding["compressor"] = _GENOTYPE_COMPRESSOR
-    return encoding
 
 
 def _slices(size: int, step: int) -> list[slice]:

@@ -192,11 +192,15 @@ def _absent(where: str | Location, key: str) -> InputError:
     )
 
 
+def is_present(array: zarr.Array, chunk: tuple[int, ...]) -> bool:
+    """Whether a chunk of an array was written."""
+    return array._chunk_key(chunk) in array.chunk_store
+
+
 def check_present(where: str | Location, array: zarr.Array) -> None:
     """Raise InputError if a chunk of an array is absent, naming the first."""
     if array.nchunks_initialized == array.nchunks:
         return
     for chunk in np.ndindex(*array.cdata_shape):
-        key = array._chunk_key(chunk)
-        if key not in array.chunk_store:
-            raise _absent(where, key)
+        if not is_present(array, chunk):
+            raise _absent(where, array._chunk_key(chunk))

@@ -25,6 +25,7 @@ jax.config.update("jax_enable_x64", True)
 # purpose and answer it with their own errors, which a type check would forestall.
 CHECKED_MODULES = (
     "acceleration",
+    "calls",
     "centred",
     "joint",
     "likelihood",
@@ -34,6 +35,7 @@ CHECKED_MODULES = (
     "relaxation",
     "spectral",
     "training",
+    "uncertainty",
 )
 jaxtyping.install_import_hook(
     [f"estimator.{name}" for name in CHECKED_MODULES], "beartype.beartype"

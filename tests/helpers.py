@@ -7,6 +7,7 @@ format 2, with `_ARRAY_DIMENSIONS` and consolidated metadata:
 array              shape      dtype and content
 =================  =========  ==================================================
 call_genotype      (V, S, 2)  int8; 0 reference, 1 alternate, -1 missing
+call_dosage        (V, S)     left out unless given, float; NaN missing
 sample_id          (S,)       object (variable-length UTF-8); s0, s1, ...
 contig_id          (C,)       object; "1" unless given
 variant_contig     (V,)       int8; index into contig_id, 0 unless given
@@ -35,6 +36,7 @@ from pipeline.workers import WorkerReport
 
 DIMS = {
     "call_genotype": ["variants", "samples", "ploidy"],
+    "call_dosage": ["variants", "samples"],
     "sample_id": ["samples"],
     "contig_id": ["contigs"],
     "variant_contig": ["variants"],
@@ -106,7 +108,7 @@ def write_cohort(
     group.attrs.update(attributes or {})
     for name, values in cohort_arrays(genotypes, **changes).items():
         array_chunks: Any = True
-        if name == "call_genotype" and values.size:
+        if name in ("call_genotype", "call_dosage") and values.size:
             array_chunks = (*chunks, *values.shape[2:])
         array = group.create_dataset(
             name,
@@ -120,6 +122,13 @@ def write_cohort(
     if consolidated:
         zarr.consolidate_metadata(store)
     return str(store)
+
+
+def write_dosages(store: Any, dosages: np.ndarray, **options: Any) -> str:
+    """Write a VCF Zarr store of dosages, without genotypes; return the path as text."""
+    blank = np.zeros((*dosages.shape, 2), np.int8)
+    arrays: dict[str, Any] = {"call_genotype": None, "call_dosage": dosages}
+    return write_cohort(store, blank, **arrays, **options)
 
 
 def local(path: Location) -> Path:

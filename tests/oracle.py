@@ -1,6 +1,7 @@
 """The ADMIXTURE model in float64 numpy: dense, slow and plain, to compare against.
 
-Genotypes are counts of people by variants with anything negative missing; Q is people
+Genotypes are counts of people by variants with anything negative missing, or pairs of
+alternate alleles and alleles observed (see `counts`); Q is people
 by populations and P populations by variants. Nothing here is shared with `estimator`
 but the bound on frequencies.
 """
@@ -57,7 +58,14 @@ def pooled_frequency(genotypes):
 
 
 def counts(genotypes):
-    """Alternate and reference alleles counted, both zero where missing."""
+    """Alternate and reference alleles counted, both zero where missing.
+
+    Instead of genotypes, a pair of alternate alleles (fractional or not) and of
+    alleles observed (0, 1 or 2).
+    """
+    if isinstance(genotypes, tuple):
+        alternate, observed = genotypes
+        return alternate, observed - alternate
     called = genotypes >= 0
     alternate = np.where(called, genotypes, 0).astype(np.float64)
     return alternate, np.where(called, 2 - alternate, 0.0)
@@ -126,33 +134,38 @@ def expectation_maximisation(genotypes, ancestry, frequencies):
     )
 
 
-def fit(genotypes, ancestry, frequencies, *, em_steps=20):
+def fit(genotypes, ancestry, frequencies, *, em_steps=20, fixed=None):
     """Climb from a start to the maximum of the likelihood it leads to.
 
     EM, then bounded quasi-Newton on P and on rows of Q written as shares u / sum(u),
-    which leaves only bounds as constraints.
+    which leaves only bounds as constraints. People who are fixed keep their Q.
     """
+    free = np.ones(len(ancestry), bool) if fixed is None else ~fixed
+    given = ancestry
     for _ in range(em_steps):
         ancestry, frequencies = expectation_maximisation(
             genotypes, ancestry, frequencies
         )
-    shape, n_ancestry = ancestry.shape, ancestry.size
+        ancestry = np.where(free[:, None], ancestry, given)
+    shape, n_ancestry = ancestry[free].shape, ancestry[free].size
 
     def split(x):
         shares = x[:n_ancestry].reshape(shape)
         total = shares.sum(axis=1, keepdims=True)
-        return shares / total, total, x[n_ancestry:].reshape(frequencies.shape)
+        q = given.astype(np.float64)
+        q[free] = shares / total
+        return q, total, x[n_ancestry:].reshape(frequencies.shape)
 
     def loss(x):
         q, total, p = split(x)
-        slope = ancestry_gradient(genotypes, q, p)
-        slope = (slope - (slope * q).sum(axis=1, keepdims=True)) / total
+        slope = ancestry_gradient(genotypes, q, p)[free]
+        slope = (slope - (slope * q[free]).sum(axis=1, keepdims=True)) / total
         gradient = [slope.ravel(), frequency_gradient(genotypes, q, p).ravel()]
         return -log_likelihood(genotypes, q, p), -np.concatenate(gradient)
 
     bounds = [(0.0, 1.0)] * n_ancestry
     bounds += [(MIN_FREQUENCY, 1 - MIN_FREQUENCY)] * frequencies.size
-    start = np.concatenate([ancestry.ravel(), frequencies.ravel()])
+    start = np.concatenate([ancestry[free].ravel(), frequencies.ravel()])
     found = scipy.optimize.minimize(
         loss,
         start.clip(*np.transpose(bounds)),

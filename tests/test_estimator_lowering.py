@@ -26,10 +26,12 @@ from estimator import (
     joint,
     likelihood,
     model,
+    packing,
     projection,
     quadratic,
     relaxation,
     training,
+    uncertainty,
 )
 from estimator.config import AncestryEstimatorConfig
 
@@ -51,6 +53,7 @@ def f64(*shape) -> Any:
 
 
 PACKED: Any = jax.ShapeDtypeStruct((N_PEOPLE, N_BYTES), jnp.uint8)
+WIDER = [encoding.dtype for encoding in packing.ENCODINGS[1:]]
 GENOTYPES = jax.ShapeDtypeStruct((N_PEOPLE, N_VARIANTS), jnp.int8)
 Q = f32(N_PEOPLE, K)
 P = f32(K, N_VARIANTS)
@@ -98,6 +101,11 @@ def quadratic_case(n_problems, sum_is_fixed):
 def refinement():
     unsettled: Any = jax.ShapeDtypeStruct((), jnp.bool_)
     return projection._Refinement(projection.Projection(Q, f64(N_PEOPLE)), Q, unsettled)
+
+
+def block_pieces():
+    shape: Any = jax.ShapeDtypeStruct((128,), jnp.int64)
+    return uncertainty.BlockPieces(shape, shape, shape, f32(128))
 
 
 def minibatch():
@@ -194,6 +202,16 @@ CASES = {
         (abstract_joint(), abstract_joint_gradient(), i32()),
         {"schedule": JOINT},
     ),
+    "block_scores": lambda: (
+        uncertainty.block_scores,
+        (PACKED, Q, P_TILES, block_pieces()),
+        {"tile": TILE, "width": 2000},
+    ),
+    "standard_errors": lambda: (
+        uncertainty.standard_errors,
+        (Q, f32(N_PEOPLE, PAIRS), Q, f32(N_PEOPLE, PAIRS)),
+        {},
+    ),
     "frequencies_to_logits": lambda: (model.frequencies_to_logits, (P,), {}),
     "logits_to_frequencies": lambda: (model.logits_to_frequencies, (P,), {}),
     "observed_counts": lambda: (encoder.observed_counts, (GENOTYPES,), {}),
@@ -228,6 +246,21 @@ def compiled_functions():
 @pytest.mark.parametrize("case", CASES)
 def test_lower__for_cuda(case):
     assert lower(*CASES[case]()).mlir_module_serialized
+
+
+def takes_genotypes(case):
+    leaves = jax.tree.leaves(CASES[case]()[1])
+    return any(leaf is PACKED for leaf in leaves)
+
+
+@pytest.mark.optax
+@pytest.mark.parametrize("dtype", WIDER, ids=str)
+@pytest.mark.parametrize("case", [case for case in CASES if takes_genotypes(case)])
+def test_lower__for_cuda_with_every_encoding(case, dtype):
+    wider = jax.ShapeDtypeStruct(PACKED.shape, dtype)
+    function, arguments, options = CASES[case]()
+    arguments = jax.tree.map(lambda leaf: wider if leaf is PACKED else leaf, arguments)
+    assert lower(function, arguments, options).mlir_module_serialized
 
 
 def test_lower__every_compiled_function_has_a_case():

@@ -254,7 +254,7 @@ def test_spectral_start__refuses_more_populations_than_the_data_carry(k):
 
 def test_spectral_start__refuses_frequencies_of_another_width():
     packed = packing.pack_genotypes(np.zeros((4, 30), np.int8))
-    with pytest.raises(ValueError, match="33 variants are 9 bytes a person; .* have 8"):
+    with pytest.raises(ValueError, match="33 variants are 9 elements a person; .* 8"):
         spectral.spectral_start(packed, np.full(33, 0.5), 2, seed=0, tile=TILE)
 
 

@@ -80,6 +80,19 @@ def test_plan_budget__never_keeps_more_than_there_is_room_for(
     assert planned.shard_bytes == planned.shard_people * width
 
 
+@pytest.mark.parametrize("itemsize", [2, 8])
+def test_plan_budget__counts_the_bytes_of_the_encoding(itemsize: int):
+    wider = plan(dataclasses.replace(SIZES, itemsize=itemsize))
+    narrow = plan(SIZES)
+    assert wider.prepared_bytes == itemsize * narrow.prepared_bytes
+    assert wider.shard_bytes == wider.shard_people * itemsize * packed_width(100_000)
+    assert wider.shard_bytes <= CONFIG.fit.shard_bytes
+    added = wider.prepared_bytes - narrow.prepared_bytes
+    assert wider.disk_bytes - narrow.disk_bytes == added
+    for stage, size in narrow.stage_bytes.items():
+        assert wider.stage_bytes[stage] > size
+
+
 @pytest.mark.parametrize(
     ("limits", "message"),
     [

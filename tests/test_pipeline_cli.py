@@ -221,3 +221,32 @@ def test_run__dry_run_prints_the_plan_and_writes_nothing(tmp_path):
     refused = call(*arguments, "--worker-memory", "much")
     assert_refused(refused, "much is no amount of memory")
     assert not output.exists()
+
+
+def test_simulate__draws_calls_of_one_allele_and_dosages(tmp_path: Path):
+    sizes = ("--samples", "20", "--variants", "60", "-k", "2")
+    mixed, dosages = tmp_path / "mixed.vcz", tmp_path / "dosages.vcz"
+    options = ("--half-calls", "0.2", "--x-share", "0.5")
+    assert call("simulate", mixed, *sizes, *options).exit_code == 0
+    calls = helpers.read_array(mixed, "call_genotype")
+    assert {-2, -1} <= set(np.unique(calls[..., 1]))
+    assert call("simulate", dosages, *sizes, "--dosage-blur", "0.5").exit_code == 0
+    assert helpers.read_array(dosages, "call_dosage").shape == (60, 20)
+    result = call("simulate", tmp_path / "no", *sizes, *options, "--dosage-blur", "1")
+    assert_refused(result, "dosages are of two alleles; leave out half calls and X")
+    assert not (tmp_path / "no").exists()
+
+
+def test_prepare__uses_x_on_demand(tmp_path: Path):
+    contigs = np.array(["1", "X"], dtype=object)
+    changes = {"contig_id": contigs, "variant_contig": np.repeat([0, 1], 30)}
+    source = write(tmp_path / "cohort.vcz", **changes)
+    config = tmp_path / "run.toml"
+    config.write_text("[qc]\nmin_variant_call_rate = 0\nmin_maf = 0\nmax_ld_r2 = 1\n")
+    for name, flags, n_variants in (("a", (), 30), ("b", ("--include-x",), 60)):
+        output = tmp_path / f"{name}.zarr"
+        options = ("--config", config, "--workers", "1", *flags)
+        result = call("prepare", source, "--output", output, *options)
+        assert result.exit_code == 0, result.output
+        found = helpers.read_array(output, "variant_contig_name")
+        assert len(found) == n_variants

@@ -14,7 +14,13 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from pipeline.cohort import Cohort, open_cohort
 from pipeline.errors import InputError
-from tests.helpers import forbid_dask, random_genotypes, text, write_cohort
+from tests.helpers import (
+    forbid_dask,
+    random_genotypes,
+    text,
+    write_cohort,
+    write_dosages,
+)
 
 
 def _write(path: Path, **changes: Any) -> str:
@@ -254,3 +260,20 @@ def test_genome_build(tmp_path, lengths, attributes, build):
     )
     with dask.config.set(scheduler=forbid_dask):
         assert open_cohort(url).genome_build == build
+
+
+def test_fingerprint__covers_dosages_where_they_are_the_calls(tmp_path):
+    dosages = np.random.default_rng(0).uniform(0, 2, (20, 12)).astype(np.float32)
+    url = write_dosages(tmp_path / "cohort.vcz", dosages)
+    cohort = open_cohort(url)
+    assert cohort.has_dosages
+    assert (cohort.variant_chunk, cohort.sample_chunk) == (7, 5)
+    before = cohort.fingerprint()
+    zarr.open(url)["call_dosage"][19, 11] = 0.125
+    assert open_cohort(url).fingerprint() != before
+
+
+def test_fingerprint__takes_no_notice_of_dosages_beside_genotypes(tmp_path):
+    before = _fingerprint(tmp_path / "without")
+    dosages: dict[str, Any] = {"call_dosage": np.ones((20, 12), np.float32)}
+    assert _fingerprint(tmp_path / "with", **dosages) == before

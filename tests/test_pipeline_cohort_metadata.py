@@ -10,6 +10,8 @@ from pipeline.errors import InputError
 from pipeline.location import locate
 from tests.helpers import random_genotypes, text, write_cohort
 
+CALLS = random_genotypes(20, 12)
+
 
 def _write(path: Path, **changes: Any) -> str:
     return write_cohort(path / "cohort.vcz", random_genotypes(20, 12), **changes)
@@ -98,19 +100,58 @@ def test_check_arrays__refuses_text_positions(tmp_path):
         _check(url)
 
 
-@pytest.mark.parametrize("ploidy", [1, 4])
-def test_check_arrays__refuses_other_ploidy(tmp_path, ploidy):
+@pytest.mark.parametrize("ploidy", [3, 4])
+def test_check_arrays__refuses_higher_ploidy(tmp_path, ploidy):
     genotypes = np.zeros((20, 12, ploidy), dtype=np.int8)
     url = write_cohort(tmp_path / "cohort.vcz", genotypes)
-    with pytest.raises(InputError, match=f"ploidy {ploidy}, and only 2 is supported"):
+    with pytest.raises(
+        InputError, match=f"ploidy {ploidy}, and at most 2 is supported"
+    ):
         _check(url)
 
 
-def test_check_arrays__refuses_mixed_ploidy(tmp_path):
+def test_check_arrays__takes_haploid_and_mixed_ploidy(tmp_path):
+    genotypes = np.zeros((20, 12, 1), dtype=np.int8)
+    _check(write_cohort(tmp_path / "haploid.vcz", genotypes))
     url = _write(tmp_path, consolidated=False)
     zarr.open(url)["call_genotype"].attrs["mixed_ploidy"] = True
-    with pytest.raises(InputError, match="ploidy mixed, and only 2 is supported"):
+    _check(url)
+
+
+def _dosages(path, values=None, **changes):
+    values = np.zeros((20, 12), np.float32) if values is None else values
+    genotypes = random_genotypes(20, 12)
+    options = {"call_genotype": None, "call_dosage": values, **changes}
+    return write_cohort(path / "cohort.vcz", genotypes, **options)
+
+
+@pytest.mark.parametrize("consolidated", [True, False])
+def test_check_arrays__takes_dosages_in_place_of_genotypes(tmp_path, consolidated):
+    _check(_dosages(tmp_path, consolidated=consolidated))
+
+
+def test_check_arrays__takes_no_notice_of_dosages_beside_genotypes(tmp_path):
+    _check(_dosages(tmp_path, np.zeros((3, 3), np.uint8), call_genotype=CALLS))
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i2"])
+def test_check_arrays__refuses_dosages_that_are_no_fractions(tmp_path, dtype):
+    url = _dosages(tmp_path, np.zeros((20, 12), dtype))
+    with pytest.raises(InputError, match=r"call_dosage has dtype .*floating-point"):
         _check(url)
+
+
+def test_check_arrays__refuses_dosages_of_each_allele(tmp_path):
+    dims = {"call_dosage": ["variants", "samples", "alleles"]}
+    url = _dosages(tmp_path, np.zeros((20, 12, 2), "f4"), dims=dims)
+    message = r"call_dosage has dimensions \(variants, samples, alleles\), not \(v"
+    with pytest.raises(InputError, match=message):
+        _check(url)
+
+
+def test_check_arrays__refuses_a_store_without_any_calls(tmp_path):
+    with pytest.raises(InputError, match="it lacks call_genotype; convert"):
+        _check(_dosages(tmp_path, call_dosage=None))
 
 
 @pytest.mark.parametrize(

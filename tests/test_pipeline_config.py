@@ -21,6 +21,7 @@ COMPLETE = RunConfig(
     seed=7,
     qc=QCConfig(
         enabled=False,
+        include_x=True,
         min_variant_call_rate=0.5,
         min_sample_call_rate=0.25,
         min_maf=0.0,
@@ -52,7 +53,13 @@ COMPLETE = RunConfig(
         frequency_rate=0.25,
         held_out=0.0,
     ),
-    apply=ApplyConfig(refine=0, strand="drop", min_overlap=0.7),
+    apply=ApplyConfig(
+        refine=0,
+        strand="drop",
+        min_overlap=0.7,
+        standard_errors="information",
+        jackknife_blocks=64,
+    ),
 )
 
 

@@ -4,12 +4,21 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from estimator.packing import packed_width, unpack_genotypes
+from estimator.packing import (
+    CALLS,
+    DOSAGES,
+    AlleleCounts,
+    Encoding,
+    packed_width,
+    unpack_alleles,
+    unpack_genotypes,
+)
 from pipeline import decode
+from pipeline.call_codes import NeedsWiderError
 from pipeline.decode import Columns, decode_rows
 from pipeline.errors import InputError
 from pipeline.plan import Rows
-from tests.helpers import random_genotypes, write_cohort
+from tests.helpers import random_genotypes, write_cohort, write_dosages
 
 N_VARIANTS, N_SAMPLES = 45, 23
 
@@ -127,13 +136,111 @@ def test_decode_rows__any_order_of_variants(tmp_path):
     _assert_decodes(tmp_path, genotypes, Rows(2, 20), _columns(order))
 
 
-@pytest.mark.parametrize("call", [(-1, 1), (1, -1), (0, -1), (-1, -1), (1, -2)])
-def test_decode_rows__half_calls_are_missing(tmp_path, call):
+@pytest.mark.parametrize("call", [(-1, -1), (-2, -2), (-1, -2)])
+def test_decode_rows__calls_without_an_allele_are_missing(tmp_path, call):
     genotypes = random_genotypes(4, 5, missing=0)
     genotypes[2, 3] = call
     url = write_cohort(tmp_path / "cohort.vcz", genotypes)
     found = _decoded(url, Rows(0, 5), _columns(np.arange(4)))
     assert list(zip(*np.nonzero(found == -1), strict=True)) == [(3, 2)]
+
+
+def _alleles(url: str, rows: Rows, columns: Columns, encoding: Encoding):
+    packed = decode_rows(url, rows, columns, encoding)
+    assert packed.shape == (len(rows), packed_width(len(columns)))
+    assert packed.dtype == encoding.dtype
+    whole = unpack_alleles(packed, 4 * packed.shape[1])
+    assert not whole.observed[:, len(columns) :].any()
+    kept = slice(0, len(columns))
+    return AlleleCounts(whole.alternate[:, kept], whole.observed[:, kept])
+
+
+def _turn(counts: AlleleCounts, swapped: np.ndarray) -> AlleleCounts:
+    turned = counts.observed - counts.alternate
+    return AlleleCounts(np.where(swapped, turned, counts.alternate), counts.observed)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32])
+def test_decode_rows__half_calls_count_the_allele_observed(tmp_path, dtype):
+    genotypes = random_genotypes(N_VARIANTS, N_SAMPLES, missing=0.1).astype(dtype)
+    rng = np.random.default_rng(3)
+    one = rng.random((N_VARIANTS, N_SAMPLES, 2)) < 0.1
+    genotypes[one] = -1
+    genotypes[:5, ::2, 1] = -2
+    url = write_cohort(tmp_path / "cohort.vcz", genotypes)
+    swapped = rng.random(N_VARIANTS) < 0.5
+    columns = _columns(np.arange(N_VARIANTS), swapped)
+    known = genotypes >= 0
+    alternate = np.where(known, genotypes, 0).sum(axis=2).T
+    expected = _turn(AlleleCounts(alternate, known.sum(axis=2).T), swapped)
+    found = _alleles(url, Rows(3, 20), columns, CALLS)
+    np.testing.assert_array_equal(found.alternate, expected.alternate[3:20])
+    np.testing.assert_array_equal(found.observed, expected.observed[3:20])
+    assert set(np.unique(found.observed)) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("call", [(-1, 1), (1, -1), (0, -1), (1, -2)])
+def test_decode_rows__two_bits_do_not_hold_half_calls(tmp_path, call):
+    genotypes = random_genotypes(4, 5, missing=0)
+    genotypes[2, 3] = call
+    url = write_cohort(tmp_path / "cohort.vcz", genotypes)
+    with pytest.raises(NeedsWiderError) as raised:
+        decode_rows(url, Rows(0, 5), _columns(np.arange(4)))
+    assert raised.value.encoding is CALLS
+    # Nobody asks for the variant, or for the person.
+    decode_rows(url, Rows(0, 5), _columns([0, 1, 3]))
+    decode_rows(url, Rows(0, 3), _columns(np.arange(4)))
+
+
+def test_decode_rows__of_a_haploid_store(tmp_path):
+    genotypes = random_genotypes(9, 5)[:, :, :1]
+    url = write_cohort(tmp_path / "cohort.vcz", genotypes)
+    found = _alleles(url, Rows(0, 5), _columns(np.arange(9)), CALLS)
+    np.testing.assert_array_equal(found.observed, (genotypes[..., 0] >= 0).T)
+    expected = np.maximum(genotypes[..., 0], 0).T
+    np.testing.assert_array_equal(found.alternate, expected)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_decode_rows__of_dosages(tmp_path, dtype):
+    rng = np.random.default_rng(3)
+    dosages = rng.uniform(0, 2, (N_VARIANTS, N_SAMPLES)).astype(dtype)
+    dosages[rng.random(dosages.shape) < 0.2] = np.nan
+    url = write_dosages(tmp_path / "cohort.vcz", dosages)
+    swapped = rng.random(N_VARIANTS) < 0.5
+    index = np.where(np.arange(N_VARIANTS) % 7 == 3, -1, np.arange(N_VARIANTS))
+    known = ~np.isnan(dosages) & (index >= 0)[:, None]
+    alternate = np.where(known, np.rint(dosages * 2**14) / 2**14, 0).T
+    expected = _turn(AlleleCounts(alternate, 2 * known.T), swapped)
+    found = _alleles(url, Rows(3, 20), _columns(index, swapped), DOSAGES)
+    np.testing.assert_array_equal(found.alternate, expected.alternate[3:20])
+    np.testing.assert_array_equal(found.observed, expected.observed[3:20])
+    with pytest.raises(NeedsWiderError) as raised:
+        decode_rows(url, Rows(3, 20), _columns(index, swapped))
+    assert raised.value.encoding is DOSAGES
+
+
+def test_decode_rows__whole_dosages_are_genotypes(tmp_path):
+    genotypes = random_genotypes(N_VARIANTS, N_SAMPLES, missing=0.2)
+    straight = write_cohort(tmp_path / "genotypes.vcz", genotypes)
+    missing = (genotypes < 0).any(axis=2)
+    dosages = np.where(missing, np.nan, genotypes.sum(axis=2)).astype(np.float32)
+    url = write_dosages(tmp_path / "cohort.vcz", dosages)
+    columns = _columns(np.arange(N_VARIANTS), np.arange(N_VARIANTS) % 3 == 0)
+    rows = Rows(0, N_SAMPLES)
+    np.testing.assert_array_equal(
+        decode_rows(url, rows, columns), decode_rows(straight, rows, columns)
+    )
+
+
+@pytest.mark.parametrize("value", [-0.01, 2.01, np.inf])
+def test_decode_rows__refuses_impossible_dosages(tmp_path, value):
+    dosages = np.ones((20, 12), np.float32)
+    dosages[9, 11] = value
+    url = write_dosages(tmp_path / "cohort.vcz", dosages)
+    message = r"cohort\.vcz: call_dosage is .* at variant 9, sample 11; it must be in"
+    with pytest.raises(InputError, match=message):
+        decode_rows(url, Rows(6, 12), _columns(np.arange(19, -1, -1)))
 
 
 def test_decode_rows__a_fill_value_of_zero_is_no_mask(tmp_path):
@@ -162,7 +269,9 @@ def test_decode_rows__refuses_a_third_allele(tmp_path, call):
     genotypes = random_genotypes(20, 12, missing=0)
     genotypes[9, 11] = call
     url = write_cohort(tmp_path / "cohort.vcz", genotypes)
-    message = r"cohort\.vcz: call_genotype has an allele above 1 at variant 9, for wh"
+    message = (
+        r"cohort\.vcz: call_genotype has an allele above 1 at variant 9, sample 11"
+    )
     with pytest.raises(InputError, match=message):
         decode_rows(url, Rows(0, 12), _columns(np.arange(19, -1, -1)))
 

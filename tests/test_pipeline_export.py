@@ -57,6 +57,18 @@ def test_export_admixture__writes_rows_in_order(tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == sorted([ancestry, *files])
 
 
+def test_export_admixture__names_of_populations(tmp_path: Path) -> None:
+    path = write_ancestry(tmp_path / "ancestry.zarr")
+    result = store.Store.open(path, "ancestry", writable=True)
+    result.write("population_id", schema.POPULATION_ID, np.array(["Yorùbá", "b"]))
+    files = export.export_admixture(path, tmp_path / "cohort")
+    assert [file.name for file in files[3:]] == [
+        "cohort.variants",
+        "cohort.populations",
+    ]
+    assert files[4].read_text("utf-8") == "Yorùbá\nb\n"
+
+
 def test_export_admixture__k_1_and_one_row(tmp_path: Path) -> None:
     one = np.ones((1, 1), np.float32)
     ancestry = write_ancestry(tmp_path / "ancestry.zarr", one, one / 2)

@@ -1,7 +1,4 @@
-import gzip
 import json
-import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +7,12 @@ import sgkit
 
 from pipeline import ingest
 from pipeline.errors import InputError
+from tests.source_files import END_OF_BGZIP, bgzip_block, pack_bed, write_vcf
 
 HAPMAP3 = Path(__file__).parents[2] / "shared" / "data" / "hapmap3" / "hapmap3.bed"
 
 # Alternate alleles (copies of allele 1) of three variants in five people.
 COUNTS = np.array([[0, 1, 2, -1, 0], [2, 2, 1, 0, -1], [0, 0, 0, 0, 0]], np.int8)
-BED_CODES = {2: 0b00, -1: 0b01, 1: 0b10, 0: 0b11}
 BIM = "1 rs1 0 100 A G\n1 rs2 0 200 C TT\n2 . 0 50 0 T\n"
 FAM = "".join(f"F{i} person{i} 0 0 0 -9\n" for i in range(5))
 
@@ -41,17 +38,6 @@ def alternate_counts(dataset):
     return np.where(missing, -1, genotypes.sum(axis=2))
 
 
-def pack_bed(counts):
-    """PLINK's variant-major bytes, four people a byte from the lowest bits up."""
-    rows = []
-    for row in counts:
-        codes = [BED_CODES[int(count)] for count in row]
-        codes += [0] * (-len(codes) % 4)
-        quads = np.array(codes, np.uint8).reshape(-1, 4)
-        rows.append((quads << np.array([0, 2, 4, 6], np.uint8)).sum(1).astype(np.uint8))
-    return b"\x6c\x1b\x01" + np.concatenate(rows).tobytes()
-
-
 def unpack_bed(bed, n_variants, n_samples):
     """Copies of allele 1, by plain numpy: the oracle for real filesets."""
     packed = np.fromfile(bed, np.uint8)[3:].reshape(n_variants, -1)
@@ -70,31 +56,8 @@ def plink_files(folder, bed=None, bim=BIM, fam=FAM):
     return folder / "toy.v1.bed"
 
 
-def bgzip_block(data):
-    """One BGZF block: a gzip member whose extra field holds its own length."""
-    deflate = zlib.compressobj(wbits=-15)
-    body = deflate.compress(data) + deflate.flush()
-    head = struct.pack("<4BI2BH2BHH", 31, 139, 8, 4, 0, 0, 255, 6, 66, 67, 2, 0)
-    size = len(head) + len(body) + 8
-    head = head[:-2] + struct.pack("<H", size - 1)
-    return head + body + struct.pack("<II", zlib.crc32(data), len(data))
-
-
 def vcf_files(folder, records=VCF_RECORDS, header=VCF_HEADER):
-    """A bgzipped VCF whose records, all in one block, lie in its first 16 kb bin."""
-    header_block = bgzip_block(header.encode())
-    data_block = bgzip_block(records.encode())
-    path = folder / "toy.vcf.gz"
-    path.write_bytes(header_block + data_block + bgzip_block(b""))
-    begin = len(header_block) << 16
-    end = (len(header_block) + len(data_block)) << 16
-    index = struct.pack("<4s8i2s", b"TBI\1", 1, 2, 1, 2, 0, ord("#"), 0, 2, b"1\0")
-    index += struct.pack("<iIiQQ", 2, 4681, 1, begin, end)
-    # The pseudo-bin that counts records.
-    index += struct.pack("<IiQQQQ", 37450, 2, begin, end, records.count("\n"), 0)
-    index += struct.pack("<iQ", 1, begin)
-    Path(f"{path}.tbi").write_bytes(bgzip_block(index) + bgzip_block(b""))
-    return path
+    return write_vcf(folder / "toy.vcf.gz", header, records)
 
 
 @pytest.mark.parametrize(
@@ -107,6 +70,9 @@ def vcf_files(folder, records=VCF_RECORDS, header=VCF_HEADER):
         ("a.vcf", True),
         ("a.vcz", False),
         ("s3://bucket/a.zarr", False),
+        ("chr*.vcf.gz", True),
+        ("a.pgen", True),
+        ("a.bgen", True),
         ("bed", False),
     ],
 )
@@ -230,7 +196,7 @@ def test_ingest__refuses_bad_plink_and_leaves_nothing(tmp_path, files, message):
     [
         ("absent.bed", "absent.bed does not exist or is not a file"),
         ("absent.vcf.gz", "absent.vcf.gz does not exist or is not a file"),
-        ("cohort.vcz", "is neither .bed, .vcf.gz nor .bcf"),
+        ("cohort.vcz", "is neither .bed, .pgen, .bgen, .vcf.gz nor .bcf"),
         ("s3://bucket/chr1.vcf.gz", "is remote; copy it to this machine"),
     ],
 )
@@ -239,6 +205,27 @@ def test_ingest__refuses_what_it_cannot_reach(tmp_path, source, message):
     with pytest.raises(InputError, match=message):
         ingest.ingest(source, tmp_path / "x.vcz")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            ["a.bed", "a.vcf.gz"],
+            r"of several formats \(PLINK 1, VCF\); import files of",
+        ),
+        (["a.vcf.gz", "b.vcf.gz", "a.vcf.gz"], "a.vcf.gz is named twice"),
+        (["a.bed", "b.bed"], "2 PLINK 1 files were given, .* merge them with plink"),
+        (["a.pgen"], r"a.pvar does not exist; .*needs its .pvar and .psam beside it"),
+        (["x*.bgen"], "matches no file; check the pattern"),
+    ],
+)
+def test_ingest__refuses_files_that_are_no_cohort(tmp_path, names, message):
+    for name in ("a.bed", "b.bed", "a.vcf.gz", "b.vcf.gz", "a.pgen"):
+        (tmp_path / name).touch()
+    with pytest.raises(InputError, match=message):
+        ingest.ingest([tmp_path / name for name in names], tmp_path / "x.vcz")
+    assert not (tmp_path / "x.vcz").exists()
 
 
 def test_ingest__refuses_an_unindexed_vcf(tmp_path):
@@ -265,7 +252,7 @@ def test_ingest__refuses_a_vcf_without_genotypes(tmp_path):
 
 def test_ingest__refuses_a_damaged_vcf_and_leaves_nothing(tmp_path):
     path = vcf_files(tmp_path)
-    path.write_bytes(gzip.compress(b"not a VCF at all\n"))
+    path.write_bytes(bgzip_block(b"not a VCF at all\n") + END_OF_BGZIP)
     before = sorted(tmp_path.iterdir())
     with pytest.raises(InputError, match="toy.vcf.gz could not be imported"):
         ingest.ingest(path, tmp_path / "toy.vcz")

@@ -13,6 +13,8 @@ from pipeline.plan import Rows
 PEOPLE = st.integers(1, 1_000_000)
 VARIANTS = st.integers(0, 20_000_000)
 SAMPLE_CHUNKS = st.integers(1, 50_000)
+# Of the encodings, at two, four and sixteen bits a call.
+ITEMSIZES = st.sampled_from([1, 2, 8])
 UNITS = st.integers(1, 64)
 
 
@@ -54,14 +56,14 @@ def test_plan_blocks__tile_once_in_whole_chunks(n_people, n_variants, sample_chu
     _assert_tiles(plan.plan_blocks(n_people, n_variants, sample_chunk), n_people, unit)
 
 
-@given(PEOPLE, VARIANTS, SAMPLE_CHUNKS)
+@given(PEOPLE, VARIANTS, SAMPLE_CHUNKS, ITEMSIZES)
 def test_plan_blocks__keep_to_the_bytes_and_the_cohorts_chunk(
-    n_people, n_variants, sample_chunk
+    n_people, n_variants, sample_chunk, itemsize
 ):
     assume(n_people < 100 * sample_chunk)
     unit = plan.chunk_people(sample_chunk)
-    for rows in plan.plan_blocks(n_people, n_variants, sample_chunk):
-        packed_bytes = len(rows) * packed_width(n_variants)
+    for rows in plan.plan_blocks(n_people, n_variants, sample_chunk, itemsize):
+        packed_bytes = len(rows) * packed_width(n_variants) * itemsize
         assert packed_bytes <= plan.MAX_BLOCK_BYTES or len(rows) <= unit
         assert len(rows) <= max(sample_chunk, unit)
 
@@ -76,17 +78,29 @@ def test_plan_blocks__of_too_many_variants_are_single_chunks():
     assert [len(rows) for rows in blocks] == [50, 50]
 
 
-@given(PEOPLE, VARIANTS, UNITS, st.integers(1, 5_000), st.integers(2**16, 2**30))
+@given(
+    PEOPLE,
+    VARIANTS,
+    UNITS,
+    st.integers(1, 5_000),
+    st.integers(2**16, 2**30),
+    ITEMSIZES,
+)
 def test_plan_shards__tile_once_within_their_bounds(
-    n_people, n_variants, unit, max_people, max_bytes
+    n_people, n_variants, unit, max_people, max_bytes, itemsize
 ):
     assume(n_people < 5_000 * unit)
     shards = plan.plan_shards(
-        n_people, n_variants, unit, max_people=max_people, max_bytes=max_bytes
+        n_people,
+        n_variants,
+        unit,
+        max_people=max_people,
+        max_bytes=max_bytes,
+        itemsize=itemsize,
     )
     _assert_tiles(shards, n_people, unit)
     for rows in shards:
-        packed_bytes = len(rows) * packed_width(n_variants)
+        packed_bytes = len(rows) * packed_width(n_variants) * itemsize
         within = len(rows) <= max_people and packed_bytes <= max_bytes
         assert within or len(rows) <= unit
 

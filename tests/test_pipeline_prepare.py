@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from estimator.packing import count_called, unpack_genotypes
+from estimator.packing import CALLS, count_called, unpack_alleles, unpack_genotypes
 from pipeline import decode, plan, prepare, schema
 from pipeline.config import QCConfig
 from pipeline.errors import InputError
@@ -108,6 +108,25 @@ def test_prepare__of_the_same_cohort_has_the_same_bytes(tmp_path):
         files = sorted(p for p in path.rglob("*") if p.is_file())
         contents.append({p.relative_to(path): p.read_bytes() for p in files})
     assert contents[0] == contents[1]
+
+
+def test_fill__tells_the_encoding_that_a_block_needs(tmp_path):
+    genotypes = random_genotypes(N_VARIANTS, 70, missing=0)
+    genotypes[9, 40, 1] = -1
+    cohort = small_cohort(tmp_path, genotypes, chunks=(8, 32))
+    index = np.arange(N_VARIANTS)
+    columns = decode.Columns(index, np.zeros(N_VARIANTS, bool))
+    keys = prepare.variant_keys(cohort, index)
+    path = tmp_path / "prepared.zarr"
+    store = prepare.lay_out(cohort, path, columns, keys)
+    # Twice, as after an interruption.
+    for _ in range(2):
+        assert prepare.fill(cohort, store, SerialCluster()) is CALLS
+        assert store.blocks_left() == [1]
+    store = prepare.lay_out(cohort, path, columns, keys, CALLS)
+    assert prepare.fill(cohort, store, SerialCluster()) is None
+    found = unpack_alleles(store.read("call_genotype_packed"), N_VARIANTS)
+    np.testing.assert_array_equal(found.observed, (genotypes >= 0).sum(axis=2).T)
 
 
 def test_fill__turns_swapped_variants_round(tmp_path):

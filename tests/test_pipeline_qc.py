@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import sgkit
 
+from estimator.packing import CALLS, DOSAGES, GENOTYPES
 from pipeline import decode, linkage, pruning, qc
 from pipeline.cohort import Cohort, open_cohort
 from pipeline.config import QCConfig
@@ -18,11 +19,13 @@ from tests.helpers import (
     random_genotypes,
     text,
     write_cohort,
+    write_dosages,
 )
 
 OPEN = QCConfig(min_variant_call_rate=0, min_sample_call_rate=0, min_maf=0, max_ld_r2=1)
 STEPS = [
     "biallelic",
+    "autosomal",
     "called",
     "variant_call_rate",
     "sample_call_rate",
@@ -40,6 +43,10 @@ def _cohort(path: Path, genotypes: np.ndarray, **changes: Any) -> Cohort:
     return open_cohort(write_cohort(path / "cohort.vcz", genotypes, **changes))
 
 
+def _named(result: qc.QCResult, *names: str) -> list[qc.QCStep]:
+    return [step for step in result.steps if step.name in names]
+
+
 def _dosage(genotypes: np.ndarray) -> np.ndarray:
     """Alternate allele counts, NaN where either allele is missing."""
     dosage = genotypes.sum(axis=2).astype(float)
@@ -53,7 +60,7 @@ def test_quality_control__open_thresholds_keep_everything(tmp_path):
     assert result.variant_mask.all()
     assert result.sample_mask.all()
     assert [step.name for step in result.steps] == STEPS
-    assert [step.axis for step in result.steps] == ["variants"] * 3 + ["samples"] + [
+    assert [step.axis for step in result.steps] == ["variants"] * 4 + ["samples"] + [
         "variants"
     ] * 3
     assert {step.removed for step in result.steps} == {0}
@@ -78,12 +85,97 @@ def test_quality_control__agrees_with_sgkit_statistics(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int64])
-def test_quality_control__half_and_haploid_calls_are_missing(tmp_path, dtype):
+def test_quality_control__half_and_haploid_calls_have_one_allele(tmp_path, dtype):
     calls = [[0, 0], [0, 1], [1, 0], [1, 1], [-1, -1], [-1, 1], [0, -1], [1, -2]]
     genotypes = np.array([calls], dtype=dtype)
     result = qc.quality_control(_cohort(tmp_path, genotypes), OPEN)
-    assert result.alternate_frequency.tolist() == [0.5]
-    assert result.sample_call_rate.tolist() == [1, 1, 1, 1, 0, 0, 0, 0]
+    assert result.alternate_frequency.tolist() == [6 / 11]
+    assert result.sample_call_rate.tolist() == [1, 1, 1, 1, 0, 1, 1, 1]
+    assert result.encoding is CALLS
+
+
+def test_quality_control__encoding_is_that_of_the_variants_kept(tmp_path):
+    genotypes = random_genotypes(12, 20, missing=0)
+    genotypes[:3] = 0  # rare alleles only at those with half calls
+    genotypes[:3, 4, 1] = -1
+    cohort = _cohort(tmp_path, genotypes)
+    assert qc.quality_control(cohort, OPEN).encoding is CALLS
+    result = qc.quality_control(cohort, _config(min_maf=0.01))
+    assert not result.variant_mask[:3].any()
+    assert result.encoding is GENOTYPES
+
+
+def test_quality_control__hardy_weinberg_is_of_diploid_calls(tmp_path):
+    genotypes = random_genotypes(6, 200, missing=0)
+    genotypes[:, :, 0] = np.arange(200) % 2
+    genotypes[:, :, 1] = np.random.default_rng(0).permutation(200) % 2
+    genotypes[4, :, 1] = -2  # a single allele has no genotype to test
+    result = qc.quality_control(_cohort(tmp_path, genotypes), _config(min_hwe_p=1e-6))
+    assert result.variant_mask.all()
+    assert result.alternate_frequency[4] == 0.5
+
+
+CONTIGS = text(["1", "chr2", "X", "chrY", "MT"])
+
+
+def _on_contigs(path, genotypes, ids=CONTIGS):
+    contig = np.repeat(np.arange(5), 4)
+    position = np.tile(1000 * np.arange(1, 5), 5)
+    return _cohort(
+        path,
+        genotypes,
+        contig_id=ids,
+        variant_contig=contig,
+        variant_position=position,
+    )
+
+
+def test_quality_control__keeps_autosomes_and_x_on_demand(tmp_path):
+    cohort = _on_contigs(tmp_path, random_genotypes(20, 30))
+    everything = qc.quality_control(cohort, QCConfig(enabled=False))
+    assert everything.variant_mask.all()
+    for include_x, kept in ((False, 8), (True, 12)):
+        result = qc.quality_control(cohort, _config(include_x=include_x))
+        assert np.flatnonzero(result.variant_mask).tolist() == list(range(kept))
+        step = qc.QCStep("autosomal", "variants", None, 20 - kept, kept)
+        assert result.steps[1] == step
+
+
+def test_quality_control__refuses_a_cohort_of_x_alone(tmp_path):
+    ids = text(["X", "chrX", "23", "chrY", "MT"])
+    cohort = _on_contigs(tmp_path, random_genotypes(20, 30), ids)
+    with pytest.raises(InputError, match=r"filter autosomal; set qc\.include_x"):
+        qc.quality_control(cohort, OPEN)
+
+
+def test_quality_control__of_dosages(tmp_path):
+    rng = np.random.default_rng(0)
+    dosages = rng.uniform(0, 2, (30, 40)).astype(np.float32)
+    dosages[rng.random((30, 40)) < 0.1] = np.nan
+    cohort = open_cohort(write_dosages(tmp_path / "cohort.vcz", dosages))
+    result = qc.quality_control(cohort, OPEN)
+    expected = np.nanmean(dosages.astype(float), axis=1) / 2
+    np.testing.assert_allclose(result.alternate_frequency, expected, atol=2**-15)
+    np.testing.assert_allclose(
+        result.sample_call_rate, 1 - np.isnan(dosages).mean(axis=0)
+    )
+    assert result.encoding is DOSAGES
+
+
+def test_quality_control__whole_dosages_are_genotypes(tmp_path):
+    genotypes = linked_genotypes(30, 40)
+    dosages = _dosage(genotypes).astype(np.float32)
+    config = _config(max_ld_r2=0.2, min_hwe_p=1e-3, ld_window_bp=5000)
+    straight = qc.quality_control(_cohort(tmp_path / "a", genotypes), config)
+    result = qc.quality_control(
+        open_cohort(write_dosages(tmp_path / "b" / "cohort.vcz", dosages)), config
+    )
+    assert result.steps == straight.steps
+    np.testing.assert_array_equal(result.variant_mask, straight.variant_mask)
+    np.testing.assert_array_equal(
+        result.alternate_frequency, straight.alternate_frequency
+    )
+    assert result.encoding is straight.encoding is GENOTYPES
 
 
 def test_quality_control__removes_multiallelic_and_uncalled(tmp_path):
@@ -96,10 +188,10 @@ def test_quality_control__removes_multiallelic_and_uncalled(tmp_path):
     for config in (OPEN, QCConfig(enabled=False)):
         result = qc.quality_control(cohort, config)
         assert np.flatnonzero(~result.variant_mask).tolist() == [3, 5]
-        assert result.steps[:2] == (
+        assert _named(result, "biallelic", "called") == [
             qc.QCStep("biallelic", "variants", None, 1, 9),
             qc.QCStep("called", "variants", None, 1, 8),
-        )
+        ]
         assert np.isnan(result.alternate_frequency).nonzero()[0].tolist() == [3, 5]
         assert result.sample_mask.all()
     assert len(result.steps) == 2
@@ -124,7 +216,7 @@ def test_quality_control__call_rates_are_successive(tmp_path):
     assert np.flatnonzero(~result.sample_mask).tolist() == [3]
     assert result.sample_call_rate[3] == 0.5
     assert (np.delete(result.sample_call_rate, 3) == 1).all()
-    assert result.steps[2:4] == (
+    assert result.steps[3:5] == (
         qc.QCStep("variant_call_rate", "variants", 0.95, 10, 10),
         qc.QCStep("sample_call_rate", "samples", 0.6, 1, 19),
     )
@@ -159,8 +251,8 @@ def test_quality_control__hardy_weinberg(tmp_path):
     cohort = _cohort(tmp_path, genotypes)
     result = qc.quality_control(cohort, _config(min_hwe_p=1e-6))
     assert np.flatnonzero(~result.variant_mask).tolist() == [4]
-    assert result.steps[5] == qc.QCStep("hardy_weinberg", "variants", 1e-6, 1, 5)
-    assert qc.quality_control(cohort, OPEN).steps[5].threshold is None
+    assert result.steps[6] == qc.QCStep("hardy_weinberg", "variants", 1e-6, 1, 5)
+    assert qc.quality_control(cohort, OPEN).steps[6].threshold is None
 
 
 def _pruned(
@@ -259,7 +351,7 @@ def test_quality_control__computes_with_the_current_scheduler(tmp_path):
 def test_quality_control__refuses_a_third_allele_at_a_biallelic_variant(tmp_path):
     genotypes = random_genotypes(10, 8)
     genotypes[6, 2] = 2, 0
-    with pytest.raises(InputError, match="an allele above 1 at variant 6, for which"):
+    with pytest.raises(InputError, match="an allele above 1 at variant 6, sample 2"):
         qc.quality_control(_cohort(tmp_path, genotypes), OPEN)
 
 

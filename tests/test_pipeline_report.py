@@ -79,6 +79,16 @@ def write_ancestry(
     return path
 
 
+def test_write_report__names_of_populations(tmp_path: Path) -> None:
+    path = write_ancestry(tmp_path / "a.zarr", np.eye(2, dtype=np.float32))
+    result = store.Store.open(path, "ancestry", writable=True)
+    result.write("population_id", schema.POPULATION_ID, np.array(["CEU", "<b>"]))
+    report.write_report(path, tmp_path / "report.html")
+    rows = rows_of((tmp_path / "report.html").read_text("utf-8"))
+    assert ["Group", "People", "CEU", "&lt;b&gt;"] in rows
+    assert ["mostly CEU", "1", "1.000", "0.000"] in rows
+
+
 def page_of(tmp_path: Path, *args: Any, **kwargs: Any) -> str:
     ancestry = write_ancestry(tmp_path / "ancestry.zarr", *args, **kwargs)
     report.write_report(ancestry, tmp_path / "report.html")

@@ -71,9 +71,10 @@ def test_finish_round__gives_up_the_sums_and_steps_every_variant(
     q = np.empty((0, k), np.float32)
     checkpoint.save_point(tmp_path, "point", Point(q, p))
     cluster: Any = _Cluster()
+    done: Any = [_Done(_sums(10, n_variants, k, seed)) for seed in range(3)]
     point, log_likelihood = rounds.finish_round(
         cluster,
-        [_Done(_sums(10, n_variants, k, seed)) for seed in range(3)],
+        done,
         checkpoint.frequencies_path(tmp_path, "point"),
         n_variants,
     )

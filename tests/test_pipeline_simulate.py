@@ -8,7 +8,7 @@ import pytest
 import sgkit
 import xarray as xr
 
-from pipeline import genealogy, simulate
+from pipeline import draws, genealogy, simulate
 from pipeline.errors import InputError
 from pipeline.truth import simulate_truth
 
@@ -144,6 +144,13 @@ def test_simulate__failure_leaves_nothing(tmp_path, monkeypatch):
         ({"missing_rate": 1.0}, r"missing_rate is 1.0; it must be in \[0, 1\)"),
         ({"chunk_samples": 0}, "^chunk_samples is 0; it must be at least 1"),
         ({"seed": -1}, "seed is -1; it must be at least 0"),
+        ({"kinds": draws.CallKinds(half_rate=1.0)}, r"half_rate is 1.0; .* \[0, 1\)"),
+        ({"kinds": draws.CallKinds(x_share=1.5)}, r"x_share is 1.5; .* in \[0, 1\]"),
+        ({"kinds": draws.CallKinds(dosage_blur=-1)}, r"dosage_blur is -1; .*\[0, 1\]"),
+        (
+            {"kinds": draws.CallKinds(x_share=0.5, dosage_blur=0)},
+            "dosages are of two alleles; leave out half calls and X",
+        ),
     ],
 )
 def test_simulate__refuses_parameters_out_of_range(tmp_path, change, message):
@@ -167,7 +174,7 @@ def test_draw_genotypes__alleles_are_independent_bernoulli():
     generator = np.random.default_rng(5)
     truth = simulate_truth(40, 3, 3, seed=5)
     variants = np.repeat(np.arange(3), 5_000)
-    alleles = simulate.draw_genotypes(
+    alleles = draws.draw_genotypes(
         truth.ancestry, truth.frequencies[:, variants], generator
     ).reshape(3, 5_000, 40, 2)
     expected = (truth.ancestry @ truth.frequencies).T
@@ -179,7 +186,7 @@ def test_draw_genotypes__alleles_are_independent_bernoulli():
 
 def test_draw_genotypes__certain_frequencies():
     frequencies = np.array([[0.0, 1.0]]).repeat(1000, axis=1)
-    drawn = simulate.draw_genotypes(
+    drawn = draws.draw_genotypes(
         np.ones((50, 1)), frequencies, np.random.default_rng(0)
     )
     assert (drawn[:1000] == 0).all()
@@ -189,15 +196,64 @@ def test_draw_genotypes__certain_frequencies():
 def test_erase_calls__any_rate():
     for rate in (0.0, 0.001, 0.5, 0.999):
         calls = np.zeros((400, 250, 2), np.int8)
-        simulate.erase_calls(calls, rate, np.random.default_rng(2))
+        draws.erase_calls(calls, rate, np.random.default_rng(2))
         error = np.sqrt(rate * (1 - rate) / 100_000)
         assert abs((calls[..., 0] == -1).mean() - rate) <= 5 * error
         np.testing.assert_array_equal(calls[..., 0], calls[..., 1])
 
 
+def test_simulate__half_calls_lack_either_allele(tmp_path):
+    kinds = draws.CallKinds(missing_rate=0, half_rate=0.2)
+    simulate.simulate(tmp_path / "x", **SIZE, **CHUNKS, kinds=kinds, seed=1)
+    missing = load(tmp_path / "x").call_genotype.values == -1
+    assert not missing.all(axis=2).any()
+    error = 5 * np.sqrt(0.1 * 0.9 / missing[..., 0].size)
+    np.testing.assert_allclose(missing.mean(axis=(0, 1)), 0.1, atol=error)
+    simulate.simulate(tmp_path / "y", **SIZE, **CHUNKS, missing_rate=0, seed=1)
+    whole = load(tmp_path / "y").call_genotype.values
+    found = load(tmp_path / "x").call_genotype.values
+    np.testing.assert_array_equal(found[~missing], whole[~missing])
+
+
+def test_simulate__males_are_haploid_on_x(tmp_path):
+    kinds = draws.CallKinds(missing_rate=0.1, x_share=0.3)
+    simulate.simulate(tmp_path / "x", **SIZE, **CHUNKS, kinds=kinds, seed=1)
+    dataset = load(tmp_path / "x")
+    names = dataset.contig_id.values[dataset.variant_contig.values]
+    assert (names == "X").sum() == round(0.3 * SIZE["n_variants"])
+    assert (np.diff(dataset.variant_position.values[names == "X"]) > 0).all()
+    haploid = dataset.call_genotype.values[..., 1] == -2
+    males = np.arange(SIZE["n_samples"]) % 2 == 1
+    np.testing.assert_array_equal(haploid, np.outer(names == "X", males))
+
+
+@pytest.mark.parametrize("blur", [0.0, 0.6])
+def test_simulate__dosages_have_the_expectation_of_genotypes(tmp_path, blur):
+    kinds = draws.CallKinds(missing_rate=0.1, dosage_blur=blur)
+    simulate.simulate(tmp_path / "x", **SIZE, **CHUNKS, kinds=kinds, seed=1)
+    simulate.simulate(tmp_path / "y", **SIZE, **CHUNKS, missing_rate=0.1, seed=1)
+    found, straight = load(tmp_path / "x"), load(tmp_path / "y")
+    assert "call_genotype" not in found
+    dosages = found.call_dosage.values
+    assert dosages.dtype == np.float32
+    calls = straight.call_genotype.values
+    np.testing.assert_array_equal(np.isnan(dosages), calls[..., 0] < 0)
+    known = calls[..., 0] >= 0
+    expected = (
+        2
+        * found.simulated_population_frequency.values
+        @ (found.simulated_ancestry_proportion.values.T)
+    )
+    difference = (dosages - calls.sum(axis=2))[known]
+    assert np.abs(difference).max() <= 2 * blur
+    assert (blur == 0) == (difference == 0).all()
+    residual = (dosages - expected)[known]
+    assert abs(residual.mean()) < 5 * residual.std() / np.sqrt(residual.size)
+
+
 def test_write_cohort__memory_holds_one_chunk(tmp_path, monkeypatch):
     shapes = []
-    draw = simulate.draw_genotypes
+    draw = draws.draw_genotypes
 
     def watched(ancestry, frequencies, generator, out):
         shapes.append(out.shape)

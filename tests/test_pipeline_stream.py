@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from estimator.packing import ALL_MISSING_BYTE
+from estimator.packing import PackedArray, all_missing
 from pipeline import plan, stream
 from pipeline.errors import InputError
 from pipeline.plan import Rows
@@ -99,7 +99,7 @@ def test_block_reader__what_was_announced_is_read_before_it_is_asked_for(
 ):
     read, reads = stream._read_blocks, []
 
-    def counted(path: Path, blocks: tuple[Rows, ...]) -> stream.Packed:
+    def counted(path: Path, blocks: tuple[Rows, ...]) -> PackedArray:
         reads.append(blocks)
         return read(path, blocks)
 
@@ -135,8 +135,8 @@ def test_load_shard__has_the_people_in_the_fit_and_whole_tiles(prepared):
     packed = np.asarray(shard.packed)
     people, width = expected.shape
     np.testing.assert_array_equal(packed[:people, :width], expected)
-    assert (packed[people:] == ALL_MISSING_BYTE).all()
-    assert (packed[:, width:] == ALL_MISSING_BYTE).all()
+    assert (packed[people:] == all_missing(packed.dtype)).all()
+    assert (packed[:, width:] == all_missing(packed.dtype)).all()
     assert packed.shape[0] % shard.tile.people == 0
     assert packed.shape[1] % shard.tile.width == 0
 

@@ -27,7 +27,7 @@ def genotypes(rows: slice, columns: slice) -> vcf_zarr.Genotypes:
     return CALLS[rows, columns]
 
 
-def write(path: Path, **chunks: int) -> xr.Dataset:
+def write(path: Path, **chunks: Any) -> xr.Dataset:
     vcf_zarr.write_vcf_zarr(path, variables(), genotypes, **chunks)
     return sgkit.load_dataset(path, mask_and_scale=False)
 

@@ -1,0 +1,236 @@
+"""Import dosages of BGEN files, through sgkit's reader.
+
+Reads FILE.bgen, and FILE.sample where it is beside; writes VCF Zarr with the expected
+number of alternate alleles in `call_dosage`, and no genotypes. Invariant: the first
+allele of a variant is its reference, the second is counted, and a dosage is NaN only
+where the file says that nothing is known.
+"""
+
+import functools
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cbgen
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+from sgkit.io.bgen.bgen_reader import BgenReader
+
+from pipeline import bgen_file, pieces, tables, vcf_zarr
+from pipeline.encode import chunk_sizes
+from pipeline.errors import InputError
+from pipeline.source_files import SourceFiles
+
+logger = logging.getLogger(__name__)
+
+_N_ALLELES = 2
+# Probabilities that are in memory at a time.
+_WINDOW_BYTES = 16 * 2**20
+_BYTES_PER_CALL = 3 * 4
+# Rounding of probabilities that are stored in few bits and add up to 1.
+_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class _Variants:
+    """Those with two alleles, of all in the file.
+
+    Attributes
+    ----------
+    rows
+        Their positions in the file.
+    n_total
+        Number of all.
+    kept
+        What they are.
+    """
+
+    rows: npt.NDArray[np.int64]
+    n_total: int
+    kept: list[bgen_file.Variant]
+
+
+def ingest(source: SourceFiles, folder: Path, n_workers: int) -> None:
+    """Write the store `folder/store` of a BGEN file, or go on writing it.
+
+    Ids are those of the .sample file (its second column, or the one named ID), else
+    those in the BGEN file; a file without any is refused. Variants that have not two
+    alleles are left out and counted.
+
+    Raises
+    ------
+    InputError
+        If a file is damaged or empty, has no ids, has an id twice, or holds phased
+        calls or calls that are not diploid.
+    """
+    bgen = source.path
+    header = bgen_file.read_header(bgen)
+    n_samples = header.n_samples
+    ids = _read_ids(bgen, source.companions, header)
+    found = _read_variants(bgen, header)
+    try:
+        index = _make_index(bgen, folder)
+        if len(found.rows) < found.n_total:
+            logger.warning(
+                "%s: %d variants that have not two alleles are left out",
+                bgen,
+                found.n_total - len(found.rows),
+            )
+        variants, people = chunk_sizes(n_samples)
+        store = folder / "store"
+        if not (folder / "laid_out").exists():
+            variables = _variables(found, ids)
+            vcf_zarr.lay_out(store, variables, vcf_zarr.DOSAGE, variants, people)
+            (folder / "laid_out").touch()
+        piece = functools.partial(
+            _write_rows, bgen, index, store, found.rows, n_samples, variants
+        )
+        n_pieces = -(-len(found.rows) // variants)
+        pieces.complete(piece, n_pieces, folder / "written", n_workers)
+    except pieces.LibraryError as error:
+        raise InputError(
+            f"{bgen} could not be imported ({error}); check that it is whole"
+        ) from error
+
+
+def _read_ids(
+    bgen: Path, companions: tuple[Path, ...], header: bgen_file.Header
+) -> list[str]:
+    if companions:
+        (table,) = companions
+        ids = _read_sample_file(table)
+    elif header.ids_start is not None:
+        table = bgen
+        ids = bgen_file.read_ids(bgen, header.ids_start)
+    else:
+        raise InputError(
+            f"{bgen} has no sample ids; put {bgen.with_suffix('.sample')} beside it"
+        )
+    if len(ids) != header.n_samples:
+        raise InputError(
+            f"{table} names {len(ids)} people, and {bgen} is of {header.n_samples}; "
+            "give the two that belong together"
+        )
+    tables.check_unique(table, ids)
+    return ids
+
+
+def _read_sample_file(table: Path) -> list[str]:
+    rows = tables.read_rows(table)
+    _, names = next(rows, (0, []))
+    # Two lines of header: names, then types.
+    next(rows, None)
+    column = next((names.index(n) for n in ("ID_2", "ID") if n in names), 0)
+    ids = []
+    for number, fields in rows:
+        if len(fields) < len(names):
+            raise InputError(
+                f"{table} line {number} has {len(fields)} columns, not {len(names)}; "
+                "repair it"
+            )
+        ids.append(fields[column])
+    return ids
+
+
+def _make_index(bgen: Path, folder: Path) -> Path:
+    """List where each variant begins, not beside the user's file but in the folder."""
+    index = folder / "variants.metafile"
+    if not index.exists():
+        partial = folder / "variants.partial"
+        with pieces.listening(), cbgen.bgen_file(bgen) as file:
+            file.create_metafile(partial, verbose=False)
+        partial.rename(index)
+    return index
+
+
+def _read_variants(bgen: Path, header: bgen_file.Header) -> _Variants:
+    rows, kept = [], []
+    for row, variant in enumerate(bgen_file.read_variants(bgen, header)):
+        if len(variant.alleles) == _N_ALLELES:
+            rows.append(row)
+            kept.append(variant)
+    if not kept:
+        raise InputError(f"{bgen} has no biallelic variants; there is nothing to fit")
+    return _Variants(np.array(rows, np.int64), header.n_variants, kept)
+
+
+def _variables(found: _Variants, ids: list[str]) -> xr.Dataset:
+    contig_ids = list(dict.fromkeys(variant.contig for variant in found.kept))
+    numbers = {name: number for number, name in enumerate(contig_ids)}
+    variables = vcf_zarr.variant_variables(
+        contig_ids,
+        np.array([numbers[variant.contig] for variant in found.kept], np.int32),
+        np.array([variant.position for variant in found.kept], np.int32),
+        np.array([variant.alleles for variant in found.kept], object),
+        [variant.name for variant in found.kept],
+    )
+    return variables.assign(sample_id=("samples", np.array(ids, object)))
+
+
+def _write_rows(
+    bgen: Path,
+    index: Path,
+    store: Path,
+    rows: npt.NDArray[np.int64],
+    n_samples: int,
+    chunk: int,
+    number: int,
+) -> None:
+    """Write the dosages of one chunk of variants."""
+    start = number * chunk
+    wanted = rows[start : start + chunk]
+    dosages = np.empty((len(wanted), n_samples), np.float32)
+    window = max(_WINDOW_BYTES // (_BYTES_PER_CALL * n_samples), 1)
+    place = 0
+    with pieces.listening():
+        reader = BgenReader(bgen, metafile_path=index)
+    for run in _runs(wanted, window):
+        with pieces.listening():
+            probabilities = _read_run(reader, run)
+        _check_probabilities(bgen, run, probabilities)
+        read = probabilities[..., 1] + 2 * probabilities[..., 2]
+        dosages[place : place + len(read)] = read
+        place += len(read)
+    vcf_zarr.write_rows(store, vcf_zarr.DOSAGE, start, dosages)
+
+
+def _runs(rows: npt.NDArray[np.int64], longest: int) -> Iterator[slice]:
+    """Runs of consecutive variants, none longer than ``longest``.
+
+    >>> list(_runs(np.array([0, 1, 2, 4]), 2))
+    [slice(0, 2, None), slice(2, 3, None), slice(4, 5, None)]
+    """
+    breaks = np.flatnonzero(np.diff(rows) != 1) + 1
+    for run in np.split(rows, breaks):
+        for begin in range(0, len(run), longest):
+            part = run[begin : begin + longest]
+            yield slice(int(part[0]), int(part[-1]) + 1)
+
+
+def _read_run(reader: BgenReader, run: slice) -> npt.NDArray[np.float32]:
+    """Probabilities of 0, 1 and 2 alternate alleles, (variants, samples, 3)."""
+    try:
+        return np.asarray(reader[run, slice(None), slice(None)])
+    except AssertionError as error:
+        raise InputError(
+            f"{reader.path}: one of the variants {run.start} to {run.stop - 1} is "
+            "phased or not diploid; write the file again unphased, for example with "
+            "plink2 --export bgen-1.2 after --erase-phase"
+        ) from error
+
+
+def _check_probabilities(
+    bgen: Path, run: slice, probabilities: npt.NDArray[np.float32]
+) -> None:
+    unknown = np.isnan(probabilities)
+    haploid = unknown.any(axis=2) != unknown.all(axis=2)
+    outside = (probabilities < -_TOLERANCE) | (probabilities > 1 + _TOLERANCE)
+    for fault, wrong in ((haploid, "diploid"), (outside.any(axis=2), "probabilities")):
+        if fault.any():
+            variant, person = np.argwhere(fault)[0].tolist()
+            raise InputError(
+                f"{bgen}: the call of person {person} at variant {run.start + variant} "
+                f"is not {wrong}; write the file again without it"
+            )

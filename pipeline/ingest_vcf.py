@@ -1,0 +1,173 @@
+"""Import VCF and BCF files, through bio2zarr.
+
+Reads bgzipped and indexed files of the same people; writes VCF Zarr by way of
+bio2zarr's columns, which lie beside the store until it is whole. Invariant: no file
+that ends before its end mark, or has records that cannot be read, is imported in part.
+"""
+
+import functools
+import json
+import math
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from bio2zarr import vcf, vcf_utils
+
+from pipeline import encode, pieces
+from pipeline.errors import InputError
+from pipeline.source_files import SourceFiles
+
+INDEX_SUFFIXES = (".tbi", ".csi")
+
+# The empty block that ends every file of bgzip.
+_END_MARK = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
+
+
+def ingest(source: SourceFiles, folder: Path, n_workers: int) -> None:
+    """Write the store `folder/store` of VCF files, or go on writing it.
+
+    Raises
+    ------
+    InputError
+        If a file is not compressed, not indexed, damaged, without genotypes or
+        variants, or of other people than the first.
+    """
+    paths = source.files
+    _check_files(paths)
+    columns = folder / "exploded"
+    named = str(paths[0]) if len(paths) == 1 else f"{paths[0]} or one of the others"
+    try:
+        _explode(paths, columns, folder, n_workers, named)
+        if not (folder / "checked").exists():
+            _check_contents(columns, named)
+            (folder / "checked").touch()
+        encode.encode(vcf.IntermediateColumnarFormat, columns, folder, n_workers)
+    except pieces.LibraryError as error:
+        raise InputError(
+            f"{named} could not be imported ({error}); check that it is whole and "
+            "sorted, and index it again"
+        ) from error
+
+
+def _check_files(paths: Sequence[Path]) -> None:
+    """Check what can be told without reading records: ends, indexes, people."""
+    first: list[str] = []
+    for path in paths:
+        _check_compressed(path)
+        _check_index(path)
+        samples = _read_samples(path)
+        if not samples:
+            raise InputError(f"{path} holds no genotypes (FORMAT/GT); nothing to fit")
+        first = first or samples
+        if samples != first:
+            raise InputError(
+                f"{path} has other people than {paths[0]}, or another order of them: "
+                f"{_first_difference(first, samples)}; give files of the same people "
+                "(bcftools view -S puts them in order)"
+            )
+
+
+def _check_compressed(path: Path) -> None:
+    if path.suffix == ".vcf":
+        raise InputError(
+            f"{path} is not compressed; run bgzip on it, then tabix on the .vcf.gz"
+        )
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - len(_END_MARK), 0))
+        ending = file.read()
+    if ending != _END_MARK:
+        raise InputError(
+            f"{path} does not end as bgzip ends files: it is cut short, or compressed "
+            "otherwise; copy it again, or compress it with bgzip"
+        )
+
+
+def _check_index(path: Path) -> None:
+    indexes = [Path(f"{path}{suffix}") for suffix in INDEX_SUFFIXES]
+    if not any(index.is_file() for index in indexes):
+        raise InputError(
+            f"{path} has no index (.csi or .tbi) beside it; run bcftools index "
+            "(or tabix) on it"
+        )
+
+
+def _read_samples(path: Path) -> list[str]:
+    try:
+        with pieces.listening(), vcf_utils.VcfFile(path) as file:
+            if sum(file.contig_record_counts().values()) == 0:
+                raise InputError(f"{path} holds no variants; there is nothing to fit")
+            return list(file.vcf.samples)
+    except pieces.LibraryError as error:
+        raise InputError(
+            f"{path} could not be imported ({error}); check that it and its index are "
+            "whole"
+        ) from error
+
+
+def _first_difference(first: list[str], second: list[str]) -> str:
+    if len(first) != len(second):
+        return f"{len(second)}, not {len(first)}"
+    number = next(i for i, name in enumerate(first) if name != second[i])
+    return f"person {number + 1} is {second[number]!r}, not {first[number]!r}"
+
+
+def _explode(
+    paths: Sequence[Path], columns: Path, folder: Path, n_workers: int, named: str
+) -> None:
+    """Split the records into columns, unless that is finished."""
+    if (folder / "exploded_all").exists():
+        return
+    begun = folder / "exploded_begun"
+    if not begun.exists():
+        shutil.rmtree(columns, ignore_errors=True)
+        with pieces.listening():
+            vcf.explode_init(columns, paths, target_num_partitions=encode.N_PARTITIONS)
+        begun.touch()
+    unfinished = columns / "wip" / "metadata.json"
+    if not _is_json(columns / "metadata.json"):
+        scanned = json.loads(unfinished.read_text())
+        n_partitions = len(scanned["partitions"])
+        piece = functools.partial(_explode_partition, columns)
+        pieces.complete(piece, n_partitions, folder / "exploded_parts", n_workers)
+        _check_counts(columns, scanned["num_records"], n_partitions, named)
+        with pieces.listening():
+            vcf.explode_finalise(columns)
+    shutil.rmtree(columns / "wip", ignore_errors=True)
+    (folder / "exploded_all").touch()
+
+
+def _explode_partition(columns: Path, number: int) -> None:
+    with pieces.listening():
+        vcf.explode_partition(columns, number)
+
+
+def _check_counts(
+    columns: Path, n_indexed: float, n_partitions: int, named: str
+) -> None:
+    """Refuse records that the reader skipped: out of order, or of a damaged block."""
+    parts = [columns / "wip" / f"p{number}.json" for number in range(n_partitions)]
+    n_read = sum(json.loads(part.read_text())["num_records"] for part in parts)
+    # An index need not have counts.
+    if math.isfinite(n_indexed) and n_read != n_indexed:
+        raise InputError(
+            f"{named}: {n_read} records can be read, and the index counts {n_indexed}; "
+            "check that the file is whole, sort it, and index it again"
+        )
+
+
+def _is_json(path: Path) -> bool:
+    """Whether a file is there and was written to its end."""
+    try:
+        json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return False
+    return True
+
+
+def _check_contents(columns: Path, named: str) -> None:
+    found = vcf.IntermediateColumnarFormat(columns)
+    if found.gt_field is None:
+        raise InputError(f"{named} holds no genotypes (FORMAT/GT); nothing to fit")
+    if found.num_records == 0:
+        raise InputError(f"{named} holds no variants; there is nothing to fit")

@@ -1,0 +1,154 @@
+"""Which files a cohort comes in, before it is VCF Zarr.
+
+Knows suffixes, patterns and companions; reads nothing but whether files are there.
+Invariant: a `SourceFiles` names files that exist, all of one format.
+"""
+
+import glob
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import InputError
+
+BED, VCF, PGEN, BGEN = "PLINK 1", "VCF", "PLINK 2", "BGEN"
+_SUFFIXES = {
+    ".bed": BED,
+    ".vcf.gz": VCF,
+    ".vcf.bgz": VCF,
+    ".bcf": VCF,
+    ".vcf": VCF,
+    ".pgen": PGEN,
+    ".bgen": BGEN,
+}
+_KNOWN = ".bed, .pgen, .bgen, .vcf.gz nor .bcf"
+_WILDCARDS = re.compile(r"[*?\[]")
+_MERGE = {
+    BED: "merge them with plink --merge-list",
+    PGEN: "merge them with plink2 --pmerge-list",
+    BGEN: "join them with cat-bgen",
+}
+
+
+@dataclass(frozen=True)
+class SourceFiles:
+    """The files of a cohort.
+
+    Attributes
+    ----------
+    kind
+        BED, VCF, PGEN or BGEN.
+    files
+        The files named, several only of VCF.
+    companions
+        What belongs to them: .bim and .fam, .pvar and .psam, or .sample.
+    """
+
+    kind: str
+    files: tuple[Path, ...]
+    companions: tuple[Path, ...] = ()
+
+    @property
+    def path(self) -> Path:
+        """The one file, or the first."""
+        return self.files[0]
+
+    def __str__(self) -> str:
+        others = len(self.files) - 1
+        return f"{self.path} and {others} more" if others else str(self.path)
+
+
+def needs_import(source: str | Path) -> bool:
+    """Whether the suffix says PLINK, VCF or BGEN, to be imported before anything else.
+
+    >>> needs_import("cohort.bed"), needs_import("chr*.vcf.gz"), needs_import("c.vcz")
+    (True, True, False)
+    """
+    return str(source).endswith(tuple(_SUFFIXES))
+
+
+def find_files(sources: Sequence[str | Path]) -> SourceFiles:
+    """Find the files that were named, or that match the patterns given.
+
+    Parameters
+    ----------
+    sources
+        Paths, or patterns of the shell (``chr*.vcf.gz``). What a pattern finds is put
+        in order by the numbers in the names: chr2 before chr10.
+
+    Raises
+    ------
+    InputError
+        If a file or companion is missing, or formats are mixed.
+    """
+    files = [path for source in sources for path in _expand(str(source))]
+    kinds = sorted({_kind(path) for path in files})
+    if len(kinds) > 1:
+        raise InputError(
+            f"{files[0]} and the others are of several formats ({', '.join(kinds)}); "
+            "import files of one format"
+        )
+    again = [path for path in files if files.count(path) > 1]
+    if again:
+        raise InputError(f"{again[0]} is named twice; name each file once")
+    kind = kinds[0]
+    if len(files) > 1 and kind in _MERGE:
+        raise InputError(
+            f"{len(files)} {kind} files were given, and only VCF may come in several; "
+            f"{_MERGE[kind]} first"
+        )
+    return SourceFiles(kind, tuple(files), _companions(kind, files[0]))
+
+
+def _expand(source: str) -> list[Path]:
+    if "://" in source:
+        raise InputError(f"{source} is remote; copy it to this machine to import it")
+    if not needs_import(source):
+        raise InputError(f"{source} is neither {_KNOWN}; only these are imported")
+    if _WILDCARDS.search(source) and not Path(source).exists():
+        found = sorted(glob.glob(source), key=_by_numbers)
+        if not found:
+            raise InputError(f"{source} matches no file; check the pattern")
+        return [Path(path) for path in found]
+    if not Path(source).is_file():
+        raise InputError(f"{source} does not exist or is not a file; check the path")
+    return [Path(source)]
+
+
+def _by_numbers(name: str) -> list[tuple[int, str]]:
+    """Sort key that compares runs of digits as numbers.
+
+    >>> sorted(["chr10", "chr2", "chrX"], key=_by_numbers)
+    ['chr2', 'chr10', 'chrX']
+    """
+    parts = re.findall(r"\d+|\D+", name)
+    return [(int(part), "") if part.isdigit() else (0, part) for part in parts]
+
+
+def _kind(path: Path) -> str:
+    return next(kind for end, kind in _SUFFIXES.items() if path.name.endswith(end))
+
+
+def _companions(kind: str, path: Path) -> tuple[Path, ...]:
+    if kind == BED:
+        wanted = [path.with_suffix(".bim"), path.with_suffix(".fam")]
+        return tuple(_existing(path, wanted, ".bim and .fam"))
+    if kind == PGEN:
+        compressed = path.with_suffix(".pvar.zst")
+        plain = path.with_suffix(".pvar")
+        table = compressed if compressed.is_file() and not plain.is_file() else plain
+        wanted = [table, path.with_suffix(".psam")]
+        return tuple(_existing(path, wanted, ".pvar and .psam"))
+    if kind == BGEN:
+        return tuple(p for p in (path.with_suffix(".sample"),) if p.is_file())
+    return ()
+
+
+def _existing(path: Path, wanted: list[Path], needed: str) -> list[Path]:
+    for companion in wanted:
+        if not companion.is_file():
+            raise InputError(
+                f"{companion} does not exist; {path} needs its {needed} beside it"
+            )
+    return wanted

@@ -1,0 +1,69 @@
+"""Standard errors of the people of a group, while their genotypes are in memory.
+
+Runs inside the workers; the method and the blocks of variants are decided once, for
+everybody.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+import numpy.typing as npt
+
+from estimator.likelihood import ancestry_statistics
+from estimator.uncertainty import block_scores, cut_blocks, standard_errors
+from pipeline.config import JACKKNIFE, NO_ERRORS, ApplyConfig
+from pipeline.minibatch import DeviceModel
+from pipeline.variant_blocks import plan_variant_blocks
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ErrorPlan:
+    """How standard errors are computed.
+
+    Attributes
+    ----------
+    method
+        "jackknife" or "information".
+    bounds
+        First variant of each block, and the number of variants.
+    """
+
+    method: str
+    bounds: tuple[int, ...]
+
+
+def plan_errors(config: ApplyConfig, contigs: npt.NDArray[np.str_]) -> ErrorPlan | None:
+    """Plan for variants on some contigs; None where nothing is to be computed."""
+    if config.standard_errors == NO_ERRORS:
+        return None
+    bounds = plan_variant_blocks(contigs, config.jackknife_blocks)
+    return ErrorPlan(config.standard_errors, tuple(bounds.tolist()))
+
+
+def group_errors(
+    plan: ErrorPlan, packed: jax.Array, ancestry: jax.Array, model: DeviceModel
+) -> FloatArray:
+    """Standard errors of Q of some people.
+
+    Parameters
+    ----------
+    plan
+        How.
+    packed
+        Their genotypes, padded to whole tiles.
+    ancestry
+        Q at the maximum, of as many rows.
+    model
+        P on this worker's device.
+    """
+    arguments = (packed, ancestry, model.frequencies)
+    if plan.method == JACKKNIFE:
+        pieces, width = cut_blocks(np.array(plan.bounds), model.tile)
+        scores = block_scores(*arguments, pieces, tile=model.tile, width=width)
+        return np.array(standard_errors(ancestry, *scores))
+    statistics = ancestry_statistics(*arguments, tile=model.tile)
+    hessian, gradient = statistics.hessian, statistics.gradient
+    return np.array(standard_errors(ancestry, hessian, gradient))

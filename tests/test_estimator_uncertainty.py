@@ -1,0 +1,203 @@
+"""Standard errors against dense float64 formulas, known truth, and ADMIXTURE's."""
+
+from typing import TypeAlias
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from estimator.likelihood import TileShape, ancestry_statistics, pad_ancestry, pad_shard
+from estimator.likelihood import tile_variants as lay_out
+from estimator.packing import pack_genotypes
+from estimator.projection import project_ancestry
+from estimator.uncertainty import (
+    MAX_STANDARD_ERROR,
+    block_scores,
+    cut_blocks,
+    standard_errors,
+)
+from tests import oracle
+
+TILE = TileShape(people=8, width=4)
+# Genotypes, Q and P.
+Arrays: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]
+BOUNDS = np.array([0, 5, 6, 19, 40, 57, 61])
+
+
+def dense_scores(genotypes, ancestry, frequencies, bounds):
+    """Scores of each person in each block, shape (people, blocks, K), float64."""
+    first = oracle.slopes(genotypes, ancestry, frequencies)[0]
+    return np.stack(
+        [
+            first[:, start:stop] @ frequencies[:, start:stop].T
+            for start, stop in zip(bounds[:-1], bounds[1:], strict=True)
+        ],
+        axis=1,
+    )
+
+
+def dense_scatter(genotypes, ancestry, frequencies, bounds):
+    scores = dense_scores(genotypes, ancestry, frequencies, bounds)
+    share = np.diff(bounds) / bounds[-1]
+    centred = scores - share[None, :, None] * scores.sum(axis=1, keepdims=True)
+    n_blocks = len(share)
+    scatter = np.einsum("ibk,ibl->ikl", centred, centred)
+    return scatter * n_blocks / max(n_blocks - 1, 1)
+
+
+def dense_errors(ancestry, hessian, score, scatter=None):
+    """Sandwich in a basis of the free steps that sum to zero, one person at a time."""
+    errors = np.zeros_like(ancestry, dtype=np.float64)
+    for person, q in enumerate(ancestry):
+        for population in range(len(q)):
+            free = q > 0
+            free[population] = True
+            kept = np.flatnonzero(free)
+            if len(kept) < 2:
+                continue
+            basis = np.zeros((len(q), len(kept) - 1))
+            basis[kept[0]] = -1
+            basis[kept[1:], np.arange(len(kept) - 1)] = 1
+            inverse = np.linalg.inv(basis.T @ hessian[person] @ basis)
+            covariance = basis @ inverse @ basis.T
+            step = covariance[population] @ score[person]
+            if scatter is not None:
+                covariance = covariance @ scatter[person] @ covariance
+            error = np.sqrt(covariance[population, population])
+            if q[population] == 0:
+                # Moments of max(0, x) by quadrature.
+                x = np.linspace(0, max(step, 0) + 12 * error, 20_001)
+                density = scipy.stats.norm.pdf(x, step, error)
+                mean, square = (np.trapezoid(x**i * density, x) for i in (1, 2))
+                error = np.sqrt(square - mean**2)
+            errors[person, population] = error
+        if (q > 0).sum() == 1:
+            errors[person, q > 0] = errors[person].max()
+    return errors
+
+
+@pytest.fixture(scope="module")
+def cohort() -> Arrays:
+    drawn = oracle.simulate(21, 61, 3, seed=3, missing_rate=0.1)
+    ancestry = drawn.ancestry.astype(np.float32)
+    ancestry[0] = [0.3, 0.7, 0]
+    ancestry[1] = [0, 1, 0]
+    return drawn.genotypes, ancestry, drawn.frequencies.astype(np.float32)
+
+
+def scores_of(genotypes, ancestry, frequencies, bounds, tile=TILE):
+    packed = pad_shard(pack_genotypes(genotypes), tile)
+    pieces, width = cut_blocks(bounds, tile)
+    found = block_scores(
+        jnp.asarray(packed),
+        jnp.asarray(pad_ancestry(ancestry, len(packed))),
+        lay_out(jnp.asarray(frequencies), tile.width),
+        pieces,
+        tile=tile,
+        width=width,
+    )
+    return [np.asarray(values)[: len(genotypes)] for values in found]
+
+
+def pairs_of(matrices):
+    rows, columns = np.triu_indices(matrices.shape[1])
+    return matrices[:, rows, columns]
+
+
+@pytest.mark.parametrize(
+    ("bounds", "tile"),
+    [
+        (BOUNDS, TILE),
+        (BOUNDS, TileShape(32, 16)),
+        (np.array([0, 61]), TILE),
+        (np.arange(62), TileShape(16, 2)),
+        (np.array([0, 60, 61]), TileShape(32, 16)),
+    ],
+)
+def test_block_scores__equal_the_dense_ones(cohort: Arrays, bounds, tile):
+    hessian, score, scatter = scores_of(*cohort, bounds, tile)
+    slope = oracle.ancestry_gradient(*cohort)
+    np.testing.assert_allclose(score, slope, rtol=2e-5, atol=2e-4)
+    expected = pairs_of(oracle.ancestry_hessian(*cohort))
+    np.testing.assert_allclose(hessian, expected, rtol=2e-5)
+    expected = pairs_of(dense_scatter(*cohort, bounds))
+    scale = np.abs(dense_scores(*cohort, bounds)).sum(axis=1).max() ** 2
+    np.testing.assert_allclose(scatter, expected, rtol=2e-4, atol=1e-6 * scale)
+
+
+def test_cut_blocks__pieces_cover_every_variant_once():
+    tile = TileShape(people=8, width=4)
+    pieces, width = cut_blocks(BOUNDS, tile)
+    covered = np.concatenate(
+        [np.arange(*piece) for piece in zip(pieces.start, pieces.stop, strict=True)]
+    )
+    assert covered.tolist() == list(range(61))
+    assert width == 4
+    assert (pieces.start >= 4 * pieces.byte).all()
+    assert (pieces.stop <= 4 * (pieces.byte + width)).all()
+    np.testing.assert_allclose(pieces.share[pieces.share > 0], np.diff(BOUNDS) / 61)
+
+
+@pytest.mark.parametrize("method", ["information", "jackknife"])
+def test_standard_errors__equal_the_dense_sandwich(cohort: Arrays, method):
+    ancestry = cohort[1]
+    hessian = oracle.ancestry_hessian(*cohort)
+    scatter = dense_scatter(*cohort, BOUNDS) if method == "jackknife" else None
+    score = oracle.ancestry_gradient(*cohort)
+    # One entry at zero that data hold there hard, one that they hold a little.
+    score[0] = [3.0, 3.0, 1.0]
+    given = [jnp.asarray(v.astype(np.float32)) for v in (pairs_of(hessian), score)]
+    if scatter is not None:
+        given.append(jnp.asarray(pairs_of(scatter).astype(np.float32)))
+    found = np.asarray(standard_errors(jnp.asarray(ancestry), *given))
+    information = dense_errors(ancestry, hessian, score)
+    expected = dense_errors(ancestry, hessian, score, scatter)
+    told = information < MAX_STANDARD_ERROR
+    assert told.mean() > 0.5
+    expected = np.where(told, expected, MAX_STANDARD_ERROR).clip(0, MAX_STANDARD_ERROR)
+    np.testing.assert_allclose(found[told], expected[told], rtol=5e-3, atol=1e-6)
+    assert found[1, 1] == found[1].max()
+
+
+def test_standard_errors__of_a_person_whom_the_data_tell_nothing():
+    nothing = jnp.zeros((1, 3), jnp.float32)
+    even = jnp.full((1, 2), 0.5, jnp.float32)
+    for given in ((nothing, even * 0), (nothing, even * 0, nothing)):
+        found = np.asarray(standard_errors(even, *given))
+        assert found.tolist() == [[MAX_STANDARD_ERROR] * 2]
+
+
+def test_standard_errors__of_one_population():
+    one = jnp.ones((2, 1), jnp.float32)
+    assert np.asarray(standard_errors(one, one, one, one)).tolist() == [[0.0], [0.0]]
+
+
+def project(genotypes, frequencies, tile):
+    packed = jnp.asarray(pad_shard(pack_genotypes(genotypes), tile))
+    k = len(frequencies)
+    tiles = lay_out(jnp.asarray(frequencies.astype(np.float32)), tile.width)
+    uniform = jnp.full((len(packed), k), 1 / k, jnp.float32)
+    found = project_ancestry(packed, uniform, tiles, refine=8, tile=tile)
+    return packed, tiles, found.ancestry
+
+
+@pytest.mark.parametrize("method", ["information", "jackknife"])
+def test_standard_errors__intervals_cover_the_truth(method):
+    # Given the populations, 95 % intervals of unlinked variants hold 95 % of truths.
+    truth = oracle.simulate(800, 4000, 3, seed=11, fst=0.1, concentration=0.5)
+    tile = TileShape(128, 256)
+    packed, tiles, ancestry = project(truth.genotypes, truth.frequencies, tile)
+    if method == "jackknife":
+        bounds = np.arange(129) * 4000 // 128
+        pieces, width = cut_blocks(bounds, tile)
+        given = block_scores(packed, ancestry, tiles, pieces, tile=tile, width=width)
+        errors = standard_errors(ancestry, *given)
+    else:
+        statistics = ancestry_statistics(packed, ancestry, tiles, tile=tile)
+        errors = standard_errors(ancestry, statistics.hessian, statistics.gradient)
+    admixed = (truth.ancestry > 0.02) & (truth.ancestry < 0.98)
+    difference = np.abs(np.asarray(ancestry)[:800] - truth.ancestry)
+    covered = difference <= 1.96 * np.asarray(errors)[:800]
+    assert admixed.sum() > 1500
+    assert 0.93 <= covered[admixed].mean() <= 0.97
