@@ -61,6 +61,7 @@ def save_model(
             "data_passes": fitted.data_passes,
             "method": fitted.method,
             "qc_steps": source.attrs["qc_steps"],
+            "relatives": source.attrs.get("relatives"),
             "genome_build": source.attrs.get("genome_build", genome_build.UNKNOWN),
             **attrs,
         },

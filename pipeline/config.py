@@ -25,6 +25,15 @@ def _require_fraction(section: str, **values: float) -> None:
         _require(0 <= value <= 1, f"{section}.{name} is {value}; it must be in [0, 1]")
 
 
+# Lists of regions of long-range linkage disequilibrium that come with the package.
+SHIPPED_REGIONS = ("GRCh37", "GRCh38")
+
+AUTO, PROJECT, REPORT, IGNORE = "auto", "project", "report", "ignore"
+RELATIVES = (AUTO, PROJECT, REPORT, IGNORE)
+# Smallest cohort whose relatives are projected by default.
+AUTO_RELATIVES = 10_000
+
+
 @dataclass(frozen=True)
 class QCConfig:
     """Which variants and people inform the fit.
@@ -44,12 +53,24 @@ class QCConfig:
     min_hwe_p
         Smallest Hardy-Weinberg p-value. 0 (default) is off: in a structured cohort
         the test removes the very variants that tell populations apart (Wahlund).
+    variants
+        File that lists the variants to keep, by id or as PREFIX.variants of an export;
+        "" keeps all.
+    exclude_regions
+        Regions whose variants go: "GRCh37" or "GRCh38" for those of long-range linkage
+        disequilibrium, or a BED file; "" excludes none.
+    relatives
+        What to do with second-degree relatives and closer ones. "project" fits on a
+        largest set of people without any, and projects the others; "report" counts
+        them; "auto" projects in cohorts of AUTO_RELATIVES people or more, and reports
+        in smaller ones, which have few; "ignore" does not look.
     max_ld_r2
         Largest squared correlation of two kept variants within the window; 1 is off.
     ld_window_bp
         Width of the pruning window, in base pairs.
     ld_max_samples
-        People, evenly spaced through the cohort, that the correlations are computed on.
+        People, evenly spaced through the cohort, that the correlations are computed on;
+        no two of them relatives, where these were looked for.
     """
 
     enabled: bool = True
@@ -58,6 +79,9 @@ class QCConfig:
     min_sample_call_rate: float = 0.9
     min_maf: float = 0.05
     min_hwe_p: float = 0.0
+    variants: str = ""
+    exclude_regions: str = ""
+    relatives: str = AUTO
     max_ld_r2: float = 0.1
     ld_window_bp: int = 500_000
     ld_max_samples: int = 5_000
@@ -74,9 +98,20 @@ class QCConfig:
             0 <= self.min_maf <= 0.5,
             f"qc.min_maf is {self.min_maf}; it must be in [0, 0.5]",
         )
+        _require(
+            self.relatives in RELATIVES,
+            f"qc.relatives is {self.relatives!r}; it must be one of "
+            f"{', '.join(RELATIVES)}",
+        )
         for name in ("ld_window_bp", "ld_max_samples"):
             value = getattr(self, name)
             _require(value > 0, f"qc.{name} is {value}; it must be positive")
+
+    @property
+    def files(self) -> list[str]:
+        """Files that the settings name, whose contents the result depends on."""
+        named = [self.variants, self.exclude_regions]
+        return [path for path in named if path and path not in SHIPPED_REGIONS]
 
 
 def _require_positive(section: str, **values: float) -> None:

@@ -14,7 +14,7 @@ from typing import TextIO
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import publication, store
+from pipeline import publication, store, variant_list
 from pipeline.errors import InputError
 from pipeline.location import Location
 
@@ -22,7 +22,6 @@ logger = logging.getLogger(__name__)
 
 # Numbers formatted at once: as Python objects they take a hundred bytes each.
 _NUMBERS_AT_ONCE = 200_000
-_VARIANT_COLUMNS = ("contig", "position", "id", "reference", "alternate")
 
 
 def export_admixture(
@@ -178,7 +177,7 @@ def _write_samples(file: TextIO, ancestry: store.Store) -> None:
 
 
 def _write_variants(file: TextIO, ancestry: store.Store) -> None:
-    file.write("\t".join(_VARIANT_COLUMNS) + "\n")
+    file.write("\t".join(variant_list.COLUMNS) + "\n")
     for block in _blocks(ancestry, "variant_position"):
         alleles = ancestry.read("variant_allele", block)
         columns = (

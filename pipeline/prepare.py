@@ -17,6 +17,7 @@ from pipeline.config import QCConfig
 from pipeline.location import Location, locate
 from pipeline.progress import track
 from pipeline.qc import QCResult, quality_control
+from pipeline.relatedness import Relatives
 from pipeline.store import Store, write_all
 from pipeline.tasks import Cluster
 
@@ -76,9 +77,32 @@ def _lay_out_checked(
             "sample_in_fit": result.sample_mask,
         },
     )
-    build = cohort.genome_build
-    store.set_attrs(qc_steps=_steps(result), genome_build=build, **attrs)
+    if result.relatives is not None and len(result.relatives.kinship):
+        write_all(store, schema.RELATIVES, _pairs(result.relatives))
+    store.set_attrs(
+        qc_steps=_steps(result),
+        relatives=_count_relatives(result.relatives),
+        genome_build=cohort.genome_build,
+        **attrs,
+    )
     return store
+
+
+def _pairs(relatives: Relatives) -> dict[str, npt.NDArray[Any]]:
+    return {
+        "relatives_sample": np.stack([relatives.first, relatives.second], axis=1),
+        "relatives_kinship": relatives.kinship,
+    }
+
+
+def _count_relatives(relatives: Relatives | None) -> dict[str, int] | None:
+    """Pairs of relatives, None where nobody looked."""
+    if relatives is None:
+        return None
+    return {
+        "first_degree_pairs": relatives.n_first_degree,
+        "second_degree_pairs": relatives.n_second_degree,
+    }
 
 
 def _steps(result: QCResult) -> list[dict[str, Any]]:

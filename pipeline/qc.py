@@ -1,9 +1,10 @@
 """Quality control: which variants and which people inform the fit.
 
 Reads a cohort's genotypes as they lie in its chunks; writes nothing. The filters run
-in a fixed order: biallelic, autosomal, called, variant call rate, sample call rate,
-minor allele frequency, Hardy-Weinberg, linkage disequilibrium. Invariant: the masks
-depend on the genotypes and the settings, never on chunks or workers.
+in a fixed order: biallelic, autosomal, listed, excluded regions, called, variant
+call rate, sample call rate, relatives, minor allele frequency, Hardy-Weinberg, linkage
+disequilibrium. Invariant: the masks depend on the genotypes and the settings, never on
+chunks or workers.
 """
 
 from dataclasses import dataclass
@@ -15,16 +16,19 @@ import sgkit
 import xarray as xr
 
 from estimator.packing import Encoding
-from pipeline import calls, contigs, linkage, pruning
+from pipeline import calls, contigs, linkage, pruning, regions, relatedness
 from pipeline.calls import CallCounts, Fractions, Mask
 from pipeline.cohort import Cohort
-from pipeline.config import QCConfig
+from pipeline.config import AUTO, AUTO_RELATIVES, IGNORE, PROJECT, QCConfig
 from pipeline.errors import InputError
+from pipeline.relatedness import Relatives
+from pipeline.variant_list import listed_variants
 
 Axis = Literal["variants", "samples"]
 
 _SETTINGS = {
     "autosomal": "set qc.include_x, or rename the contigs",
+    "excluded_regions": "set qc.exclude_regions otherwise",
     "variant_call_rate": "lower qc.min_variant_call_rate",
     "sample_call_rate": "lower qc.min_sample_call_rate",
     "minor_allele_frequency": "lower qc.min_maf",
@@ -74,6 +78,9 @@ class QCResult:
         The filters in the order they ran.
     encoding
         The narrowest that holds the calls of the variants kept, of everybody.
+    relatives
+        Pairs of close relatives among the people who passed the call rate; None where
+        they were not looked for, or the variants were too few to tell.
     """
 
     variant_mask: Mask
@@ -82,13 +89,15 @@ class QCResult:
     sample_call_rate: Fractions
     steps: tuple[QCStep, ...]
     encoding: Encoding
+    relatives: Relatives | None
 
 
 def quality_control(cohort: Cohort, config: QCConfig) -> QCResult:
     """Choose the variants and people that inform the fit.
 
     Every genotype is read once; what fails a call rate is read again, to take it out
-    of the other axis's counts, and so is the sample for linkage disequilibrium.
+    of the other axis's counts, and so are the samples for kinship and for linkage
+    disequilibrium.
     Frequencies and Hardy-Weinberg are those of the people kept; variant call rates
     are those of everyone.
 
@@ -113,6 +122,7 @@ def quality_control(cohort: Cohort, config: QCConfig) -> QCResult:
     if config.enabled:
         wanted = contigs.informative(cohort.contig_names, include_x=config.include_x)
         filters.keep_variants("autosomal", wanted[cohort.contig_numbers])
+        _filter_places(filters, config)
     counts = of_everyone = calls.count_calls(cohort, filters.variants, everyone)
     filters.keep_variants("called", counts.n_called > 0)
     called = filters.variants
@@ -124,13 +134,19 @@ def quality_control(cohort: Cohort, config: QCConfig) -> QCResult:
         failing = called & ~filters.variants
         failed = calls.count_calls(cohort, failing, everyone)
         sample_called = sample_called - failed.sample_called
+    relatives = None
     sample_call_rate = sample_called / np.count_nonzero(filters.variants)
     if config.enabled:
         rate = config.min_sample_call_rate
         filters.keep_samples("sample_call_rate", sample_call_rate >= rate, rate)
         counts = counts - calls.count_calls(cohort, called, ~filters.samples)
+        passed = filters.samples
+        relatives, unrelated = _filter_relatives(
+            filters, counts, config, sample_call_rate
+        )
+        counts = counts - calls.count_calls(cohort, called, passed & ~filters.samples)
         _filter_frequencies(filters, counts, config)
-        _filter_linkage(filters, counts, config, runs)
+        _filter_linkage(filters, counts, config, runs, unrelated)
     return QCResult(
         variant_mask=filters.variants,
         sample_mask=filters.samples,
@@ -138,6 +154,7 @@ def quality_control(cohort: Cohort, config: QCConfig) -> QCResult:
         sample_call_rate=sample_call_rate,
         steps=tuple(filters.steps),
         encoding=of_everyone.encoding(filters.variants),
+        relatives=relatives,
     )
 
 
@@ -155,7 +172,9 @@ class _Filters:
     ) -> None:
         self.variants = self._keep("variants", name, self.variants, passing, threshold)
 
-    def keep_samples(self, name: str, passing: Mask, threshold: float) -> None:
+    def keep_samples(
+        self, name: str, passing: Mask, threshold: float | None = None
+    ) -> None:
         self.samples = self._keep("samples", name, self.samples, passing, threshold)
 
     def _keep(
@@ -179,6 +198,48 @@ class _Filters:
                 f"{remedy}"
             )
         return after
+
+
+def _filter_places(filters: _Filters, config: QCConfig) -> None:
+    cohort = filters.cohort
+    if config.variants:
+        filters.keep_variants("listed", listed_variants(config.variants, cohort))
+    if config.exclude_regions:
+        excluded = regions.inside(
+            cohort.contig_names,
+            cohort.contig_numbers,
+            cohort.positions,
+            regions.read_regions(config.exclude_regions),
+        )
+        filters.keep_variants("excluded_regions", ~excluded)
+
+
+def _filter_relatives(
+    filters: _Filters, counts: CallCounts, config: QCConfig, call_rate: Fractions
+) -> tuple[Relatives | None, Mask]:
+    """Pairs of relatives, and a largest set of people without any.
+
+    The others leave the fit only where the settings say so.
+    """
+    found = None
+    if config.relatives != IGNORE:
+        found = relatedness.search(
+            filters.cohort,
+            filters.variants,
+            filters.samples,
+            counts.minor_frequency,
+            relatedness.SECOND_DEGREE,
+        )
+    if found is None:
+        filters.keep_samples("relatives", filters.samples)
+        return None, filters.samples
+    unrelated = filters.samples & relatedness.unrelated(found, call_rate)
+    large = config.relatives == AUTO and filters.cohort.n_samples >= AUTO_RELATIVES
+    if large or config.relatives == PROJECT:
+        filters.keep_samples("relatives", unrelated, relatedness.SECOND_DEGREE)
+    else:
+        filters.keep_samples("relatives", filters.samples)
+    return found, unrelated
 
 
 def _filter_frequencies(
@@ -231,6 +292,7 @@ def _filter_linkage(
     counts: CallCounts,
     config: QCConfig,
     runs: npt.NDArray[np.int64] | None,
+    unrelated: Mask,
 ) -> None:
     if runs is None:
         filters.keep_variants("linkage_disequilibrium", filters.variants)
@@ -240,7 +302,7 @@ def _filter_linkage(
     ends = linkage.window_ends(runs[kept], positions, config.ld_window_bp)
     passing = np.zeros_like(kept)
     passing[kept] = pruning.prune(
-        calls.dosage(filters.cohort, kept, _linkage_sample(filters, config)),
+        calls.dosage(filters.cohort, kept, _linkage_sample(unrelated, config)),
         ends,
         counts.minor_frequency[kept],
         config.max_ld_r2,
@@ -248,10 +310,10 @@ def _filter_linkage(
     filters.keep_variants("linkage_disequilibrium", passing, config.max_ld_r2)
 
 
-def _linkage_sample(filters: _Filters, config: QCConfig) -> Mask:
-    """Evenly spaced people among those kept."""
-    people = np.flatnonzero(filters.samples)
+def _linkage_sample(unrelated: Mask, config: QCConfig) -> Mask:
+    """Evenly spaced people among the unrelated ones."""
+    people = np.flatnonzero(unrelated)
     n_people = min(people.size, config.ld_max_samples)
-    sample = np.zeros_like(filters.samples)
+    sample = np.zeros_like(unrelated)
     sample[people[np.arange(n_people) * people.size // n_people]] = True
     return sample

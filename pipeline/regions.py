@@ -14,14 +14,14 @@ Weale (2010), Methods in Molecular Biology 628:341-372.
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.config import SHIPPED_REGIONS
 from pipeline.errors import InputError
 from pipeline.genome_build import contig_key
-
-SHIPPED = ("GRCh37", "GRCh38")
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def read_regions(name: str) -> list[Region]:
     InputError
         If there is no such file, or a line of it has no contig, start and stop.
     """
-    if name in SHIPPED:
+    if name in SHIPPED_REGIONS:
         lists = resources.files("pipeline")
         text = (lists / f"long_range_ld.{name}.bed").read_text()
     else:
@@ -58,7 +58,7 @@ def read_regions(name: str) -> list[Region]:
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(
                 f"qc.exclude_regions: {name} cannot be read ({error}); name a BED "
-                f"file, or one of {', '.join(SHIPPED)}"
+                f"file, or one of {', '.join(SHIPPED_REGIONS)}"
             ) from error
     return [
         _parse(line, f"{name} line {number}")
@@ -81,7 +81,7 @@ def _parse(line: str, where: str) -> Region:
 
 def inside(
     contig_names: npt.NDArray[np.str_],
-    contig_numbers: npt.NDArray[np.int64],
+    contig_numbers: npt.NDArray[np.integer[Any]],
     positions: npt.NDArray[np.int64],
     regions: list[Region],
 ) -> npt.NDArray[np.bool_]:

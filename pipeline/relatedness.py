@@ -12,11 +12,19 @@ import dask.array as da
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import kinship, pruning
+from pipeline import calls, contigs, kinship, pruning
+from pipeline.calls import Fractions, Mask
+from pipeline.cohort import Cohort
 
 # Halfway between degrees, as powers of two: Manichaikul et al. (2010), table 1.
 FIRST_DEGREE = 2.0**-2.5
 SECOND_DEGREE = 2.0**-3.5
+
+# Variants that are compared: with as many, unrelated people stay 10 standard deviations
+# below the second degree. With fewer than the least number, some would reach it.
+MAX_VARIANTS = 8_192
+MIN_VARIANTS = 4_096
+_MIN_MAF = 0.05
 
 # People of a block; a task compares two blocks.
 _BLOCK_PEOPLE = 1_024
@@ -49,6 +57,47 @@ class Relatives:
     def n_second_degree(self) -> int:
         """Pairs of second-degree relatives."""
         return len(self.kinship) - self.n_first_degree
+
+
+def search(
+    cohort: Cohort,
+    variants: Mask,
+    samples: Mask,
+    minor_frequency: Fractions,
+    min_kinship: float,
+) -> Relatives | None:
+    """Look for relatives among some people of a cohort.
+
+    Reads them at common autosomal variants, evenly spaced among the given ones. Their
+    linkage costs precision, and biases nothing.
+
+    Parameters
+    ----------
+    cohort
+        The cohort.
+    variants, samples
+        True for the variants to choose from, and for the people.
+    minor_frequency
+        Minor allele frequency of every variant.
+    min_kinship
+        Smallest kinship coefficient.
+
+    Returns
+    -------
+    Pairs by position in the cohort; None where there are fewer than MIN_VARIANTS
+    variants to tell relatives by, or one person.
+    """
+    autosomal = contigs.informative(cohort.contig_names, include_x=False)
+    common = minor_frequency >= _MIN_MAF
+    eligible = np.flatnonzero(variants & common & autosomal[cohort.contig_numbers])
+    people = np.flatnonzero(samples)
+    if eligible.size < MIN_VARIANTS or people.size < 2:
+        return None
+    n_chosen = min(eligible.size, MAX_VARIANTS)
+    chosen = np.zeros_like(variants)
+    chosen[eligible[np.arange(n_chosen) * eligible.size // n_chosen]] = True
+    found = find_relatives(calls.dosage(cohort, chosen, samples), min_kinship)
+    return Relatives(people[found.first], people[found.second], found.kinship)
 
 
 def find_relatives(dosage: da.Array, min_kinship: float = SECOND_DEGREE) -> Relatives:

@@ -127,6 +127,7 @@ def _render(result: store.Store) -> str:
         "colours": [figures.colour_of(k) for k in range(ancestry.shape[1])],
         "by_population": "sample_population" in result,
         "qc_steps": attrs.get("qc_steps") or [],
+        "relatives": attrs.get("relatives"),
         **_trace_section(attrs),
         **(_ancestry_section(ancestry[called], labels) if called.any() else {}),
     }

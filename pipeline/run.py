@@ -192,7 +192,14 @@ def _run_stages(
 
 def _fit_figures(model_path: Location) -> dict[str, Any]:
     model = Store.open(model_path, "model").attrs
-    copied = ("qc_steps", "log_likelihood_trace", "converged", "data_passes", "method")
+    copied = (
+        "qc_steps",
+        "relatives",
+        "log_likelihood_trace",
+        "converged",
+        "data_passes",
+        "method",
+    )
     evaluation = {k: v for k, v in model.items() if k == "evaluation"}
     return {**{name: model[name] for name in copied}, **evaluation}
 
@@ -218,6 +225,7 @@ def _summarise(
         "n_variants": store.shape("variant_position")[0],
         "encoder_rmse": found["encoder_rmse"],
         "qc_steps": found["qc_steps"],
+        "relatives": found["relatives"],
         "log_likelihood_trace": found["log_likelihood_trace"],
         **{name: found[name] for name in ("evaluation",) if name in found},
         "stages": meter.records,

@@ -152,6 +152,20 @@ OPTIONAL_ANCESTRY = {
     "sample_ancestry_proportion_se": STANDARD_ERROR,
 }
 
+RELATIVES = {
+    "relatives_sample": ArraySpec(
+        ("relatives", "pair"),
+        "int64",
+        "Positions of the two of each pair of close relatives; the earlier first.",
+    ),
+    "relatives_kinship": ArraySpec(
+        ("relatives",),
+        "float32",
+        "KING-robust kinship coefficient of each pair: 0.5 for twins, about 0.25 for "
+        "first-degree and 0.125 for second-degree relatives.",
+    ),
+}
+
 PREPARED_SWAPPED = ArraySpec(
     ("variants",),
     "bool",

@@ -10,7 +10,7 @@ from pipeline.cohort import Cohort
 from pipeline.errors import InputError
 from pipeline.genome_build import contig_key
 
-# What `streamixture export` writes to PREFIX.variants, with this header.
+# The header of PREFIX.variants, as `streamixture export` writes it.
 COLUMNS = ("contig", "position", "id", "reference", "alternate")
 
 _Key = tuple[str, int, str, str]
@@ -40,7 +40,9 @@ def listed_variants(path: str, cohort: Cohort) -> npt.NDArray[np.bool_]:
             f"qc.variants: {path} cannot be read ({error}); name a list of variants"
         ) from error
     if lines and tuple(lines[0].split("\t")) == COLUMNS:
-        wanted = {_parse(line, f"{path} line {n}") for n, line in enumerate(lines[1:], 2)}
+        wanted = {
+            _parse(line, f"{path} line {n}") for n, line in enumerate(lines[1:], 2)
+        }
         found = np.array([key in wanted for key in _keys(cohort)], np.bool_)
     else:
         found = np.isin(cohort.variant_ids, [line.strip() for line in lines])

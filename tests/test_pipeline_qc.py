@@ -9,7 +9,7 @@ import pytest
 import sgkit
 
 from estimator.packing import CALLS, DOSAGES, GENOTYPES
-from pipeline import decode, linkage, pruning, qc
+from pipeline import decode, linkage, pruning, qc, variant_list
 from pipeline.cohort import Cohort, open_cohort
 from pipeline.config import QCConfig
 from pipeline.errors import InputError
@@ -29,6 +29,7 @@ STEPS = [
     "called",
     "variant_call_rate",
     "sample_call_rate",
+    "relatives",
     "minor_allele_frequency",
     "hardy_weinberg",
     "linkage_disequilibrium",
@@ -60,9 +61,9 @@ def test_quality_control__open_thresholds_keep_everything(tmp_path):
     assert result.variant_mask.all()
     assert result.sample_mask.all()
     assert [step.name for step in result.steps] == STEPS
-    assert [step.axis for step in result.steps] == ["variants"] * 4 + ["samples"] + [
-        "variants"
-    ] * 3
+    assert [step.axis for step in result.steps] == ["variants"] * 4 + [
+        "samples"
+    ] * 2 + ["variants"] * 3
     assert {step.removed for step in result.steps} == {0}
     dosage = _dosage(genotypes)
     np.testing.assert_allclose(
@@ -251,8 +252,8 @@ def test_quality_control__hardy_weinberg(tmp_path):
     cohort = _cohort(tmp_path, genotypes)
     result = qc.quality_control(cohort, _config(min_hwe_p=1e-6))
     assert np.flatnonzero(~result.variant_mask).tolist() == [4]
-    assert result.steps[6] == qc.QCStep("hardy_weinberg", "variants", 1e-6, 1, 5)
-    assert qc.quality_control(cohort, OPEN).steps[6].threshold is None
+    assert result.steps[7] == qc.QCStep("hardy_weinberg", "variants", 1e-6, 1, 5)
+    assert qc.quality_control(cohort, OPEN).steps[7].threshold is None
 
 
 def _pruned(
@@ -407,3 +408,103 @@ def test_quality_control__refuses_a_cohort_without_biallelic_variants(tmp_path):
     )
     with pytest.raises(InputError, match="no variants are left after .* biallelic"):
         qc.quality_control(cohort, OPEN)
+
+
+def _family_cohort(path: Path) -> tuple[Cohort, list[int]]:
+    """Strangers, two parents, their three children; and who the children are."""
+    rng = np.random.default_rng(2)
+    n_variants, n_strangers = 6_000, 30
+    frequency = rng.uniform(0.2, 0.8, n_variants)
+    drawn = rng.random((n_strangers + 2, n_variants, 2)) < frequency[:, None]
+    people = list(drawn.astype(np.int8))
+    for _ in range(3):
+        passed = [
+            np.where(rng.random(n_variants) < 0.5, parent[:, 0], parent[:, 1])
+            for parent in people[n_strangers : n_strangers + 2]
+        ]
+        people.append(np.stack(passed, axis=1))
+    genotypes = np.stack(people, axis=1)
+    return _cohort(path, genotypes), [32, 33, 34]
+
+
+def test_quality_control__relatives_are_projected(tmp_path):
+    cohort, children = _family_cohort(tmp_path)
+    result = qc.quality_control(cohort, _config(relatives="project"))
+    # Parents have three relatives each and children four: both parents stay.
+    assert np.flatnonzero(~result.sample_mask).tolist() == children
+    assert result.relatives is not None
+    assert result.relatives.n_first_degree == 3 * 2 + 3
+    assert result.relatives.n_second_degree == 0
+    (step,) = _named(result, "relatives")
+    assert (step.removed, step.remaining) == (3, 32)
+    calls = cohort.dataset["call_genotype"].values[:, :32]
+    np.testing.assert_allclose(result.alternate_frequency, calls.mean(axis=(1, 2)))
+
+
+@pytest.mark.parametrize("relatives", ["auto", "report"])
+def test_quality_control__relatives_in_a_small_cohort_are_reported(tmp_path, relatives):
+    cohort, _ = _family_cohort(tmp_path)
+    result = qc.quality_control(cohort, _config(relatives=relatives))
+    assert result.sample_mask.all()
+    assert result.relatives is not None
+    assert result.relatives.n_first_degree == 9
+    (step,) = _named(result, "relatives")
+    assert (step.threshold, step.removed) == (None, 0)
+
+
+def test_quality_control__relatives_leave_a_large_cohort(tmp_path, monkeypatch):
+    monkeypatch.setattr(qc, "AUTO_RELATIVES", 35)
+    cohort, children = _family_cohort(tmp_path)
+    result = qc.quality_control(cohort, OPEN)
+    assert np.flatnonzero(~result.sample_mask).tolist() == children
+
+
+def test_quality_control__relatives_can_be_ignored(tmp_path):
+    cohort, _ = _family_cohort(tmp_path)
+    assert qc.quality_control(cohort, _config(relatives="ignore")).relatives is None
+
+
+def test_quality_control__excluded_regions_and_listed_variants(tmp_path):
+    cohort = _cohort(tmp_path, random_genotypes(30, 20, missing=0))
+    contig, positions = cohort.contigs[0], cohort.positions
+    bed, listed = tmp_path / "regions.bed", tmp_path / "list.txt"
+    bed.write_text(f"chr{contig}\t{positions[3] - 1}\t{positions[5]}\n")
+    kept = np.flatnonzero(np.arange(30) % 2 == 1)
+    listed.write_text("".join(f"{cohort.variant_ids[i]}\n" for i in kept))
+    config = _config(exclude_regions=str(bed), variants=str(listed))
+    result = qc.quality_control(cohort, config)
+    expected = [i for i in kept if not (cohort.contigs[i] == contig and 3 <= i <= 5)]
+    assert np.flatnonzero(result.variant_mask).tolist() == expected
+    names = [step.name for step in result.steps[2:4]]
+    assert names == ["listed", "excluded_regions"]
+
+
+def test_quality_control__list_of_an_export(tmp_path):
+    cohort = _cohort(tmp_path, random_genotypes(30, 20, missing=0))
+    alleles = cohort.alleles
+    rows = [
+        (cohort.contigs[i], cohort.positions[i], "any", *(a[i] for a in alleles))
+        for i in (2, 7)
+    ]
+    table = [variant_list.COLUMNS, *rows]
+    listed = tmp_path / "export.variants"
+    listed.write_text("".join("\t".join(map(str, row)) + "\n" for row in table))
+    result = qc.quality_control(cohort, _config(variants=str(listed)))
+    assert np.flatnonzero(result.variant_mask).tolist() == [2, 7]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("unknown\n", r"qc\.variants: .* lists no variant of"),
+        ("contig\tposition\tid\treference\talternate\n1\tx\t.\tA\tC\n", "line 2"),
+        (None, r"qc\.variants: .* cannot be read"),
+    ],
+)
+def test_quality_control__list_that_will_not_do(tmp_path, text, message):
+    cohort = _cohort(tmp_path, random_genotypes(30, 20, missing=0))
+    listed = tmp_path / "list.txt"
+    if text is not None:
+        listed.write_text(text)
+    with pytest.raises(InputError, match=message):
+        qc.quality_control(cohort, _config(variants=str(listed)))

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from pipeline import regions
+from pipeline.config import SHIPPED_REGIONS
 from pipeline.errors import InputError
 from pipeline.regions import Region
 
 
-@pytest.mark.parametrize("build", regions.SHIPPED)
+@pytest.mark.parametrize("build", SHIPPED_REGIONS)
 def test_read_regions__shipped_lists_have_the_known_regions(build: str):
     found = regions.read_regions(build)
     assert len(found) == 24
@@ -28,7 +29,7 @@ def test_read_regions__shipped_lists_have_the_known_regions(build: str):
 
 
 def test_read_regions__of_the_two_builds_lie_beside_one_another():
-    for old, new in zip(*map(regions.read_regions, regions.SHIPPED), strict=True):
+    for old, new in zip(*map(regions.read_regions, SHIPPED_REGIONS), strict=True):
         assert old.contig == new.contig
         assert abs(old.start - new.start) < 2.5e6
         assert abs(old.stop - new.stop) < 2.5e6
