@@ -186,7 +186,10 @@ def test_neural__held_out_people_change_nothing(
     calls[:, outside] = calls[:, outside][:, ::-1]
     keys: dict[str, Any] = {
         name: helpers.read_array(cohort, name)
-        for name in ("variant_position", "variant_allele", "variant_id")
+        for name in (
+            *("contig_id", "variant_contig"),
+            *("variant_position", "variant_allele", "variant_id"),
+        )
     }
     source = tmp_path / "cohort.vcz"
     helpers.write_cohort(str(source), calls, chunks=(400, UNIT), **keys)
