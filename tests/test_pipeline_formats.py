@@ -89,7 +89,7 @@ def expected(workers: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder / "out" / "ancestry.zarr"
 
 
-@pytest.mark.parametrize("name", ["c.bed", "c.pgen", "c.vcf.gz"])
+@pytest.mark.parametrize("name", ["c.bed", "c.pgen", "c.vcf.gz", "c.bgen"])
 def test_run__same_bytes_from_every_format(
     workers: Cluster, expected: Path, tmp_path: Path, name: str
 ):
