@@ -424,7 +424,7 @@ def _family_cohort(path: Path) -> tuple[Cohort, list[int]]:
         ]
         people.append(np.stack(passed, axis=1))
     genotypes = np.stack(people, axis=1)
-    return _cohort(path, genotypes), [32, 33, 34]
+    return _cohort(path, genotypes, chunks=(2_000, 20)), [32, 33, 34]
 
 
 def test_quality_control__relatives_are_projected(tmp_path):
