@@ -1,9 +1,10 @@
-"""Quasi-Newton acceleration of the relaxation, kept monotone by the likelihood.
+"""Quasi-Newton acceleration of the rounds, kept monotone by the likelihood.
 
-One relaxation maps a point x = (Q, P) to G(x). From the residuals G(x) - x of the
-last few points, Anderson's secant method proposes the next point to map. The pass
-that maps it also returns its likelihood, and a point whose likelihood fell is
-refused: the search goes on from the best point's own map, then from halfway there.
+One round maps a point x = (Q, P) to G(x), by a relaxation and a step of the basis
+(`basis`). From the residuals G(x) - x of the last few points, Anderson's secant method
+proposes the next point to map. The pass that maps it also returns its likelihood, and
+a point whose likelihood fell is refused: the search goes on from the best point's own
+map, then from its relaxation alone, then from halfway there.
 
 Plain numpy on vectors: it runs on the driver, which needs no device and no jax.
 
@@ -25,8 +26,10 @@ from estimator.config import MIN_FREQUENCY
 # Relative to the trace: keeps the least squares solvable when the residuals of
 # successive points become parallel.
 REGULARISATION = 1e-12
-# After this many halvings a step is below the resolution of float32.
-MAX_HALVINGS = 20
+# After this many refusals a halved step is below the resolution of float32.
+MAX_REFUSALS = 21
+# Longest step of the basis: near 1 it could lose a population.
+MAX_RADIUS = 0.4
 _DOT_BLOCK = 1 << 20
 
 FloatArray = npt.NDArray[np.float32]
@@ -48,14 +51,26 @@ class Point(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """A point, its log-likelihood, and what one relaxation makes of it.
+    """A point, its log-likelihood, and what one round makes of it.
 
-    ``round_number`` tells evaluations apart and finds them again on disk.
+    Attributes
+    ----------
+    round_number
+        Tells evaluations apart and finds them again on disk.
+    point
+        The point.
+    mapped
+        After a relaxation and a step of the basis.
+    relaxed
+        After the relaxation alone, which near the maximum lowers no likelihood.
+    log_likelihood
+        At the point.
     """
 
     round_number: int
     point: Point
     mapped: Point
+    relaxed: Point
     log_likelihood: float
 
 
@@ -73,23 +88,26 @@ class Search:
         Accepted evaluations that the secants come from, oldest first.
     best
         The accepted evaluation of highest likelihood.
-    halvings
-        How often the step from the best point was halved since the last acceptance.
+    refusals
+        How many points without secants were refused since the last acceptance.
     calm_rounds
         Accepted rounds in a row that gained less than the tolerance.
+    radius
+        Longest step of the basis in the next round.
     """
 
     tolerance: float
-    n_secants: int = 3
+    n_secants: int = 1
     history: tuple[Evaluation, ...] = ()
     best: Evaluation | None = None
-    halvings: int = 0
+    refusals: int = 0
     calm_rounds: int = 0
+    radius: float = MAX_RADIUS
 
     @property
     def converged(self) -> bool:
         """Whether a calm round was confirmed by the next, or no step is left."""
-        return self.is_calm or self.halvings > MAX_HALVINGS
+        return self.is_calm or self.refusals > MAX_REFUSALS
 
     @property
     def is_calm(self) -> bool:
@@ -104,7 +122,7 @@ class Search:
         it, which far from there is not known.
         """
         assert self.best is not None, "at least one round was evaluated"
-        return self.best.mapped if self.is_calm else self.best.point
+        return self.best.relaxed if self.is_calm else self.best.point
 
 
 def advance(search: Search, evaluation: Evaluation) -> Search:
@@ -117,27 +135,41 @@ def advance(search: Search, evaluation: Evaluation) -> Search:
     gain = evaluation.log_likelihood - search.best.log_likelihood
     # Not `gain < -tolerance`: a likelihood of NaN is refused too.
     if not gain >= -search.tolerance:
-        was_plain = len(search.history) == 1
-        return replace(
-            search,
-            history=(search.best,),
-            halvings=search.halvings + 1 if was_plain else 0,
-        )
+        return _refuse(search, search.best)
+    # A map that was refused is no secant.
+    history = search.history if search.refusals == 0 else ()
     return replace(
         search,
-        history=(*search.history, evaluation)[-search.n_secants - 1 :],
+        history=(*history, evaluation)[-search.n_secants - 1 :],
         best=evaluation if gain > 0 else search.best,
-        halvings=0,
+        refusals=0,
         calm_rounds=search.calm_rounds + 1 if gain < search.tolerance else 0,
+        radius=min(2 * search.radius, MAX_RADIUS),
+    )
+
+
+def _refuse(search: Search, best: Evaluation) -> Search:
+    if len(search.history) > 1:
+        return replace(search, history=(best,), refusals=0)
+    # The first of these was the map itself: its step of the basis went too far.
+    shrink = 0.25 if search.refusals == 0 else 1.0
+    return replace(
+        search,
+        history=(best,),
+        refusals=search.refusals + 1,
+        radius=search.radius * shrink,
     )
 
 
 def propose(search: Search) -> Point:
     """Return the next point to evaluate, inside the constraints."""
     latest = search.history[-1]
+    if search.refusals > 0:
+        share = np.float32(0.5 ** (search.refusals - 1))
+        ends = zip(latest.point, latest.relaxed, strict=True)
+        return Point(*(x + share * (g - x) for x, g in ends))
     if len(search.history) == 1:
-        share = np.float32(0.5**search.halvings)
-        return Point(*(x + share * (g - x) for x, g in zip(*latest[1:3], strict=True)))
+        return latest.mapped
     weights = _secant_weights(search.history)
     # The combination's weights sum to one, so rows of Q keep their sums.
     latest_weight = np.float32(1 - weights.sum())

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float32
+from jaxtyping import Array, Bool, Float, Float32
 
 # Relative to the mean diagonal of H: keeps float32 elimination stable where H is
 # singular (a person with fewer calls than K, two equal populations). It damps the
@@ -49,8 +49,8 @@ def symmetric_from_pairs(
 
 
 def eliminate(
-    matrix: Matrices, right: Float32[Array, "k r problems"]
-) -> Float32[Array, "k r problems"]:
+    matrix: Float[Array, "k k problems"], right: Float[Array, "k r problems"]
+) -> Float[Array, "k r problems"]:
     """Solve symmetric positive definite systems by Gaussian elimination."""
     n = matrix.shape[0]
     remaining = jnp.concatenate([matrix, right], axis=1)

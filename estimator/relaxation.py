@@ -1,8 +1,8 @@
-"""Block relaxation: one exact Newton step for Q, one for P.
+"""Steps of Q with P fixed: a pass over the genotypes and an exact Newton step.
 
-With P fixed the log-likelihood is concave in each person's row of Q, and with Q fixed
-in each variant's column of P. A step maximises the second-order expansion of a block
-within its constraints (the simplex, or the box), all blocks of a kind at once.
+The log-likelihood is then concave in each person's row of Q. A step maximises its
+second-order expansion on the simplex, for everybody at once. Rounds, which step P too,
+use `basis` instead.
 
 References
 ----------
@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32, Float64, Int
 
-from estimator.config import MIN_FREQUENCY
 from estimator.likelihood import (
     Ancestry,
     FrequencyTiles,
@@ -77,23 +76,3 @@ def relax_ancestry(
     statistics = ancestry_statistics(packed, ancestry, frequencies, tile=tile)
     moved = newton_ancestry(ancestry, statistics.gradient, statistics.hessian)
     return RelaxedAncestry(moved, statistics.log_likelihood)
-
-
-@jax.jit
-def newton_frequencies(
-    frequencies: Float32[Array, "k variants"],
-    gradient: Float32[Array, "k variants"],
-    hessian: Float32[Array, "pairs variants"],
-) -> Float32[Array, "k variants"]:
-    """P after one Newton step in the box, from the summed statistics at P."""
-    k = frequencies.shape[0]
-    # A start from a pooled frequency of 0 or 1 must not leave an empty interval.
-    inside = jnp.clip(frequencies, MIN_FREQUENCY, 1.0 - MIN_FREQUENCY)
-    step = solve_quadratic(
-        gradient,
-        symmetric_from_pairs(hessian, k),
-        MIN_FREQUENCY - inside,
-        1.0 - MIN_FREQUENCY - inside,
-        sum_is_fixed=False,
-    )
-    return jnp.clip(inside + step, MIN_FREQUENCY, 1.0 - MIN_FREQUENCY)

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 from estimator.packing import DOSAGES, packed_width
-from pipeline import apply, decode, plan, rounds
+from pipeline import apply, decode, plan, steps
 from pipeline.config import RunConfig
 from pipeline.errors import InputError
 
@@ -146,17 +146,17 @@ def plan_budget(
         cache_bytes=cache_bytes,
         pass_bytes=max(len(shards) - kept, 0) * shard_bytes,
         stage_bytes=stages,
-        # The accelerated search holds points, maps and their differences.
+        # The search holds points, their maps and relaxations, and differences.
         driver_bytes=DRIVER_BYTES
         + VARIANT_BYTES * m
         + PERSON_BYTES * n
-        + (4 * config.fit.n_secants + 6) * point_bytes,
+        + (4 * config.fit.n_secants + 8) * point_bytes,
         # Towards the root of the tree, and from there to those who step for P.
         network_bytes=(min(n_workers, len(shards)) - 1) * sums_bytes
-        + (min(n_workers, -(-m // rounds.STEP_VARIANTS)) - 1) * sums_bytes
+        + (min(n_workers, -(-m // steps.STEP_VARIANTS)) - 1) * sums_bytes
         + len(shards) * FLOAT_BYTES * k * m
         + 2 * point_bytes,
-        disk_bytes=n * width + (2 * config.fit.n_secants + 6) * point_bytes,
+        disk_bytes=n * width + (3 * config.fit.n_secants + 7) * point_bytes,
     )
 
 
@@ -187,7 +187,12 @@ def _fit_bytes(
     # added, and one for each level of the tree that waits for its neighbour.
     levels = math.ceil(math.log2(per_worker)) if per_worker > 1 else 0
     rounds = 2 * shard_bytes + (5 + levels) * sums_bytes
-    return WORKER_BYTES + FIT_KERNEL_BYTES + max(start, rounds)
+    # The models of a worker's people, and what chooses the basis from some of them.
+    k = config.fit.n_populations
+    model_bytes = FLOAT_BYTES * (2 * k + k * (k + 1) // 2)
+    shard_people = shard_bytes // sizes.row_bytes
+    models = per_worker * shard_people * model_bytes + steps.sample_bytes(k)
+    return WORKER_BYTES + FIT_KERNEL_BYTES + max(start, rounds + models)
 
 
 def _encoder_bytes(sizes: Sizes, config: RunConfig, n_people: int) -> int:

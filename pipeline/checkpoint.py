@@ -1,9 +1,9 @@
 """Checkpoints of the fit and of the training: all that a resume needs.
 
-Each round of the fit has the point it evaluated and that point's map, as two pairs of
-.npy files that workers open by slices. A small JSON file, written last, says which
-rounds the search still refers to; files of other rounds are deleted. A state of
-training is one .npz file, rewritten every so often.
+Each round of the fit has the point it evaluated, that point's map and its relaxation,
+as three pairs of .npy files that workers open by slices. A small JSON file, written
+last, says which rounds the search still refers to; files of other rounds are deleted. A
+state of training is one .npz file, rewritten every so often.
 """
 
 import contextlib
@@ -47,6 +47,10 @@ def point_name(round_number: int) -> str:
 
 def _mapped_name(round_number: int) -> str:
     return f"mapped-{round_number:05d}"
+
+
+def _relaxed_name(round_number: int) -> str:
+    return f"relaxed-{round_number:05d}"
 
 
 def save_point(folder: Location, name: str, point: Point) -> None:
@@ -107,6 +111,7 @@ def save_search(
 ) -> None:
     """Make a finished round permanent, with the point of the next one."""
     save_point(folder, _mapped_name(evaluation.round_number), evaluation.mapped)
+    save_point(folder, _relaxed_name(evaluation.round_number), evaluation.relaxed)
     save_point(folder, point_name(evaluation.round_number + 1), next_point)
     assert search.best is not None, "a round was evaluated"
     rounds = {e.round_number: e.log_likelihood for e in (*search.history, search.best)}
@@ -115,8 +120,9 @@ def save_search(
         "history": [e.round_number for e in search.history],
         "best": search.best.round_number,
         "log_likelihoods": {str(number): value for number, value in rounds.items()},
-        "halvings": search.halvings,
+        "refusals": search.refusals,
         "calm_rounds": search.calm_rounds,
+        "radius": search.radius,
         "trace": [*load_trace(folder), evaluation.log_likelihood],
     }
     provenance.write_json(folder / _STATE, state)
@@ -150,6 +156,7 @@ def load_search(folder: Location, search: Search) -> tuple[Search, int] | None:
             number,
             load_point(folder, point_name(number)),
             load_point(folder, _mapped_name(number)),
+            load_point(folder, _relaxed_name(number)),
             state["log_likelihoods"][str(number)],
         )
 
@@ -159,8 +166,9 @@ def load_search(folder: Location, search: Search) -> tuple[Search, int] | None:
         n_secants=search.n_secants,
         history=history,
         best=evaluation(state["best"]),
-        halvings=state["halvings"],
+        refusals=state["refusals"],
         calm_rounds=state["calm_rounds"],
+        radius=state["radius"],
     )
     return continued, state["next_round"]
 

@@ -155,7 +155,7 @@ class FitConfig:
     n_populations: int = 5
     tolerance: float = 1e-9
     max_rounds: int = 1_000
-    n_secants: int = 3
+    n_secants: int = 1
     shard_people: int = 1_024
     shard_bytes: int = 128 * 2**20
     start_people: int = 4_096

@@ -94,7 +94,9 @@ def fit(
         point = checkpoint.load_point(folder, checkpoint.point_name(round_number))
     with track("fitting") as progress:
         while not search.converged and round_number < config.max_rounds:
-            evaluation = rounds.evaluate(cluster, tasks, folder, round_number, point)
+            evaluation = rounds.evaluate(
+                cluster, tasks, folder, round_number, point, search.radius
+            )
             search = advance(search, evaluation)
             point = propose(search)
             checkpoint.save_search(folder, search, evaluation, point)

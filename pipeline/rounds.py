@@ -1,8 +1,9 @@
 """Rounds over the shards of a prepared store: what each does, and how sums are added.
 
-A round evaluates one point: each shard's task reads the point's files, takes a Newton
-step for the Q of its people and sums the statistics of P at it; sums are added in a
-fixed tree, and the last task takes the Newton step for P.
+A round evaluates one point. Each shard's task reads the point's files, takes a Newton
+step for the Q of its people and sums the statistics of P at it; the sums are added in a
+fixed tree. The steps for P and of the basis follow (`steps`), for which the models of a
+shard's people stay where they were made: a few floats a person, instead of a pass.
 """
 
 import itertools
@@ -16,43 +17,43 @@ import numpy as np
 import numpy.typing as npt
 
 from estimator.acceleration import Evaluation, Point
+from estimator.basis import Models, change_of_ancestry, step_in_basis
 from estimator.likelihood import (
+    ancestry_statistics,
     frequency_statistics,
     pad_ancestry,
     tile_variants,
-    untile_variants,
 )
-from estimator.packing import VARIANTS_PER_BYTE
-from estimator.relaxation import (
-    fix_ancestry,
-    newton_frequencies,
-    relax_ancestry,
-)
-from pipeline import checkpoint, plan
+from estimator.relaxation import fix_ancestry
+from pipeline import checkpoint, plan, steps
 from pipeline.config import FitConfig
 from pipeline.location import Location
 from pipeline.plan import Rows
 from pipeline.prepared import Prepared
+from pipeline.steps import FloatArray, Share, Sums
 from pipeline.stream import Shard, ShardKey, load_shard
 from pipeline.tasks import Cluster, Future
 
-FloatArray = npt.NDArray[np.float32]
 
-# Variants in one task of the step for P, at most: the step's temporaries are several
-# times its arguments, and more tasks than one keep more workers busy.
-STEP_VARIANTS = 16_384
+class Relaxed(NamedTuple):
+    """What a shard returns.
 
-
-class Sums(NamedTuple):
-    """What a shard returns, and what sums of shards are; arrays on the host.
-
-    Derivatives are tiled as the kernels leave them (`tile_variants`).
+    Attributes
+    ----------
+    sums
+        What is added over the shards.
+    ancestry
+        Q of its people after their step.
+    people
+        Their models, padded.
+    share
+        What they tell of the basis.
     """
 
+    sums: Sums
     ancestry: FloatArray
-    log_likelihood: float
-    gradient: FloatArray
-    hessian: FloatArray
+    people: Models
+    share: Share
 
 
 @dataclass(frozen=True)
@@ -111,29 +112,77 @@ def hold_fixed(ancestry: jax.Array, task: ShardTask) -> jax.Array:
     return ancestry if task.fixed is None else fix_ancestry(ancestry, task.fixed)
 
 
+@dataclass(frozen=True)
+class _Submitted:
+    """What the shards return, as tasks under way, in the order of the shards."""
+
+    sums: list[Future]
+    ancestry: list[Future]
+    people: list[Future]
+    shares: list[Future]
+
+
 def evaluate(
     cluster: Cluster,
     tasks: list[ShardTask],
     folder: Location,
     round_number: int,
     point: Point,
+    radius: float,
 ) -> Evaluation:
-    """Map a point whose files are in the folder, and compute its log-likelihood."""
+    """Map a point whose files are in the folder, and compute its log-likelihood.
+
+    Parameters
+    ----------
+    cluster, tasks
+        Workers, and the shards.
+    folder, round_number
+        Where the point's files are, and their number.
+    point
+        The point.
+    radius
+        Longest step of the basis (`choose_basis`).
+    """
     name = checkpoint.point_name(round_number)
     frequencies = checkpoint.frequencies_path(folder, name)
-    ancestry = checkpoint.ancestry_path(folder, name)
-    mapped, log_likelihood = finish_round(
-        cluster,
-        [
-            cluster.submit(
-                _relax_shard, task, ahead, ancestry, frequencies, worker=worker
-            )
-            for task, ahead, worker in assign(tasks, cluster)
-        ],
-        frequencies,
-        tasks[0].n_variants,
+    counts = (len(point.ancestry), point.frequencies.shape[1])
+    submit = cluster.submit
+    placed = list(assign(tasks, cluster))
+    shards = _relax_shards(cluster, placed, folder, name, point)
+    total = cluster.add(steps.add_sums, shards.sums)
+    # A worker holds a sum for as long as anybody refers to it.
+    shards.sums.clear()
+    log_likelihood = submit(_log_likelihood_of, total)
+    parts = steps.spread_parts(cluster, counts[1])
+    told = [
+        cluster.parts(
+            submit(steps.relax_variants, total, frequencies, part, worker=worker), 2
+        )
+        for part, worker in parts
+    ]
+    shares = [share for _, share in told]
+    basis = submit(steps.find_basis, shards.shares, shares, counts, radius)
+    people = [
+        submit(steps.move_people, each, len(task.fit_rows), basis, worker=worker)
+        for each, (task, _, worker) in zip(shards.people, placed, strict=True)
+    ]
+    variants = [
+        submit(steps.move_variants, total, frequencies, part, basis, worker=worker)
+        for part, worker in parts
+    ]
+    return Evaluation(
+        round_number,
+        point,
+        _gather(cluster, people, variants),
+        _gather(cluster, shards.ancestry, [stepped for stepped, _ in told]),
+        cluster.result(log_likelihood),
     )
-    return Evaluation(round_number, point, mapped, log_likelihood)
+
+
+def _gather(cluster: Cluster, people: list[Future], variants: list[Future]) -> Point:
+    ancestry = [cluster.result(each) for each in people]
+    frequencies = [cluster.result(each) for each in variants]
+    return Point(np.concatenate(ancestry), np.concatenate(frequencies, axis=1))
 
 
 def assign(tasks: list[ShardTask], cluster: Cluster) -> Iterator[Assignment]:
@@ -146,28 +195,31 @@ def assign(tasks: list[ShardTask], cluster: Cluster) -> Iterator[Assignment]:
             yield Assignment(tasks[shard], upcoming, worker)
 
 
-def finish_round(
-    cluster: Cluster, sums: list[Future], frequencies: Location, n_variants: int
-) -> tuple[Point, float]:
-    """Add the sums, take the step for P, and wait for both.
+def _relax_shards(
+    cluster: Cluster,
+    placed: list[Assignment],
+    folder: Location,
+    name: str,
+    point: Point,
+) -> _Submitted:
+    ancestry = checkpoint.ancestry_path(folder, name)
+    frequencies = checkpoint.frequencies_path(folder, name)
+    n_people, k = point.ancestry.shape
+    stride = steps.sample_stride(n_people, k, steps.SAMPLE_PEOPLE)
+    submitted = _Submitted([], [], [], [])
+    for task, ahead, worker in placed:
+        arguments = (task, ahead, ancestry, frequencies, stride)
+        whole = cluster.submit(_relax_shard, *arguments, worker=worker)
+        sums, stepped, people, share = cluster.parts(whole, len(Relaxed._fields))
+        submitted.sums.append(sums)
+        submitted.ancestry.append(stepped)
+        submitted.people.append(people)
+        submitted.shares.append(share)
+    return submitted
 
-    Empties the list of the sums, to which nobody else may refer: a worker holds each
-    for as long as one does.
 
-    Returns
-    -------
-    Q after the round and P after its step; the log-likelihood before both.
-    """
-    total = cluster.add(_add, sums)
-    sums.clear()
-    n_parts = -(-n_variants // STEP_VARIANTS)
-    steps = [
-        cluster.submit(_step_part, total, frequencies, part, n_parts, worker=worker)
-        for part, worker in enumerate(cluster.spread(n_parts))
-    ]
-    ancestry, log_likelihood = cluster.result(cluster.submit(_people_of, total))
-    stepped = [cluster.result(step) for step in steps]
-    return Point(ancestry, np.concatenate(stepped, axis=1)), log_likelihood
+def _log_likelihood_of(sums: Sums) -> float:
+    return sums.log_likelihood
 
 
 def _relax_shard(
@@ -175,78 +227,41 @@ def _relax_shard(
     upcoming: ShardKey | None,
     ancestry: Location,
     frequencies: Location,
-) -> Sums:
-    """One round's work on a shard."""
+    stride: int,
+) -> Relaxed:
+    """One round's work on a shard; every so many people choose the basis."""
     shard = load_shard(task.key, task.cache_bytes, upcoming)
     rows = np.arange(task.fit_rows.start, task.fit_rows.stop)
     q = pad_ancestry(checkpoint.load_rows(ancestry, rows), shard.packed.shape[0])
     p = checkpoint.load_array(frequencies)
     tiles = tile_variants(jnp.asarray(p), shard.tile.width)
-    relaxed = relax_ancestry(shard.packed, jnp.asarray(q), tiles, tile=shard.tile)
-    log_likelihood = float(relaxed.log_likelihood.sum())
-    return frequency_sums(shard, hold_fixed(relaxed.ancestry, task), p, log_likelihood)
+    found = ancestry_statistics(shard.packed, jnp.asarray(q), tiles, tile=shard.tile)
+    gradient, hessian = np.asarray(found.gradient).T, np.asarray(found.hessian).T
+    models = Models(q.T, gradient, hessian, _held(task, len(q)))
+    unmoved = change_of_ancestry(np.eye(q.shape[1]))
+    stepped = step_in_basis(models, unmoved, simplex=True)
+    chosen = slice(-task.fit_rows.start % stride, shard.n_people, stride)
+    share = steps.share_of(models, stepped, chosen, simplex=True)
+    log_likelihood = float(found.log_likelihood.sum())
+    sums = frequency_sums(shard, stepped.T, tiles, log_likelihood)
+    return Relaxed(sums, np.asarray(stepped.T[: shard.n_people]), models, share)
+
+
+def _held(task: ShardTask, n_padded: int) -> npt.NDArray[np.bool_]:
+    """Whose ancestry is given, among a shard's people."""
+    held = np.zeros(n_padded, bool)
+    if task.fixed is not None:
+        held[: len(task.fixed)] = task.fixed >= 0
+    return held
 
 
 def frequency_sums(
-    shard: Shard, ancestry: jax.Array, frequencies: FloatArray, log_likelihood: float
+    shard: Shard, ancestry: jax.Array, tiles: jax.Array, log_likelihood: float
 ) -> Sums:
-    """Sums of a shard: the statistics of P at the given Q and P."""
-    tiles = tile_variants(jnp.asarray(frequencies), shard.tile.width)
+    """Sums of a shard: the statistics of P, in tiles, at the given Q and P."""
     statistics = frequency_statistics(shard.packed, ancestry, tiles, tile=shard.tile)
     return Sums(
-        np.asarray(ancestry[: shard.n_people]),
         log_likelihood,
         np.asarray(statistics.gradient),
         np.asarray(statistics.hessian),
     )
-
-
-def _add(left: Sums, right: Sums) -> Sums:
-    return Sums(
-        np.concatenate([left.ancestry, right.ancestry]),
-        left.log_likelihood + right.log_likelihood,
-        left.gradient + right.gradient,
-        left.hessian + right.hessian,
-    )
-
-
-def _people_of(sums: Sums) -> tuple[FloatArray, float]:
-    return sums.ancestry, sums.log_likelihood
-
-
-def _step_part(
-    sums: Sums, frequencies: Location, part: int, n_parts: int
-) -> FloatArray:
-    """P of some tiles of variants after its step."""
-    n_tiles, _, _, width = sums.gradient.shape
-    tiles_per_part = -(-n_tiles // n_parts)
-    tiles = slice(part * tiles_per_part, (part + 1) * tiles_per_part)
-    n_variants = VARIANTS_PER_BYTE * width * tiles_per_part
-    p = checkpoint.load_array(frequencies)
-    return _step_variants(
-        p[:, part * n_variants : (part + 1) * n_variants],
-        sums.gradient[tiles],
-        sums.hessian[tiles],
-        n_variants,
-    )
-
-
-def _step_variants(
-    frequencies: FloatArray, gradient: FloatArray, hessian: FloatArray, n_padded: int
-) -> FloatArray:
-    """Step of some variants, padded with others so that one shape is compiled."""
-    filling = n_padded - frequencies.shape[1]
-    padded = np.pad(frequencies, ((0, 0), (0, filling)), constant_values=0.5)
-    first, second = (
-        untile_variants(
-            jnp.asarray(np.pad(tiles, _tile_padding(tiles, n_padded))), n_padded
-        )
-        for tiles in (gradient, hessian)
-    )
-    stepped = newton_frequencies(jnp.asarray(padded), first, second)
-    return np.asarray(stepped)[:, : frequencies.shape[1]]
-
-
-def _tile_padding(tiles: FloatArray, n_padded: int) -> list[tuple[int, int]]:
-    n_tiles = n_padded // (VARIANTS_PER_BYTE * tiles.shape[3])
-    return [(0, n_tiles - tiles.shape[0]), (0, 0), (0, 0), (0, 0)]

@@ -16,15 +16,16 @@ from estimator.likelihood import pad_shard, tile_shape, tile_variants
 from estimator.packing import VARIANTS_PER_BYTE
 from estimator.relaxation import relax_ancestry
 from estimator.spectral import StartingValues, spectral_start
-from pipeline import checkpoint, labelled_start, plan, rounds
+from pipeline import checkpoint, labelled_start, plan, rounds, steps
 from pipeline.config import FitConfig
 from pipeline.errors import InputError
 from pipeline.location import Location
 from pipeline.prepared import Prepared, open_store
 from pipeline.progress import track
-from pipeline.rounds import FloatArray, ShardTask, Sums
+from pipeline.rounds import ShardTask
+from pipeline.steps import FloatArray, Sums
 from pipeline.stream import ShardKey, load_shard, read_rows
-from pipeline.tasks import Cluster
+from pipeline.tasks import Cluster, Future
 
 # Newton steps for the Q of everybody, given P of the start's variants, from 1/K.
 EXTENSION_STEPS = 2
@@ -71,16 +72,19 @@ def starting_point(
         no_ancestry = np.empty((0, config.n_populations), np.float32)
         checkpoint.save_point(folder, name, Point(no_ancestry, pooled))
         path = checkpoint.frequencies_path(folder, name)
-        extended, _ = rounds.finish_round(
-            cluster,
-            [
-                cluster.submit(_extend_shard, task, ahead, start, path, worker=worker)
-                for task, ahead, worker in rounds.assign(tasks, cluster)
-            ],
-            path,
-            prepared.n_variants,
-        )
-    return extended
+        sums: list[Future] = []
+        people: list[Future] = []
+        for task, ahead, worker in rounds.assign(tasks, cluster):
+            arguments = (task, ahead, start, path)
+            whole = cluster.submit(_extend_shard, *arguments, worker=worker)
+            of_shard, stepped = cluster.parts(whole, 2)
+            sums.append(of_shard)
+            people.append(stepped)
+        total = cluster.add(steps.add_sums, sums)
+        sums.clear()
+        frequencies = steps.step_variants(cluster, total, path, prepared.n_variants)
+        ancestry = np.concatenate([cluster.result(each) for each in people])
+    return Point(ancestry, frequencies)
 
 
 def _check_size(prepared: Prepared, config: FitConfig) -> None:
@@ -135,8 +139,8 @@ def _extend_shard(
     upcoming: ShardKey | None,
     start: _SampleStart,
     frequencies: Location,
-) -> Sums:
-    """Q of a shard's people from the sample's P, and the statistics of all of P."""
+) -> tuple[Sums, FloatArray]:
+    """Statistics of all of P, and Q of a shard's people from the sample's P."""
     shard = load_shard(task.key, task.cache_bytes, upcoming)
     n_bytes = -(-task.n_variants // VARIANTS_PER_BYTE)
     # On a CPU the array is a view of the shard, of which only the sample is copied.
@@ -148,6 +152,7 @@ def _extend_shard(
     for _ in range(EXTENSION_STEPS):
         ancestry = relax_ancestry(packed, ancestry, tiles, tile=shard.tile).ancestry
     del packed
-    p = checkpoint.load_array(frequencies)
+    p = tile_variants(jnp.asarray(checkpoint.load_array(frequencies)), shard.tile.width)
     ancestry = rounds.hold_fixed(ancestry, task)
-    return rounds.frequency_sums(shard, ancestry, p, 0.0)
+    sums = rounds.frequency_sums(shard, ancestry, p, 0.0)
+    return sums, np.asarray(ancestry[: shard.n_people])

@@ -93,6 +93,11 @@ class Cluster:
             options |= {"workers": [worker], "allow_other_workers": True}
         return self.client.submit(function, *args, **options)
 
+    def parts(self, whole: Future, n_parts: int) -> list[Future]:
+        """Parts of a tuple, so that one can be given up before the others."""
+        # Before other tasks and their sums, or a worker would hold the whole.
+        return [self.submit(_part_of, whole, i, priority=2) for i in range(n_parts)]
+
     def add(self, function: Callable[[T, T], T], parts: list[Future]) -> Future:
         """Add neighbours until one sum is left: a tree that their number fixes."""
         while len(parts) > 1:
@@ -222,6 +227,10 @@ class Cluster:
 
         addresses = self.workers
         return dict(zip(addresses, self.client.sync(ask_all), strict=True))
+
+
+def _part_of(whole: Sequence[Any], index: int) -> Any:
+    return whole[index]
 
 
 def _stranded_task_runner() -> Callable[[Any], None]:

@@ -7,8 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from estimator import acceleration, likelihood, packing, relaxation, spectral
+from estimator import acceleration, likelihood, packing, spectral
 from estimator.acceleration import Evaluation, Point, Search, advance, propose
+from estimator.basis import (
+    Models,
+    change_of_ancestry,
+    change_of_frequencies,
+    pull,
+    step_in_basis,
+)
+from estimator.basis_choice import choose_basis
 from estimator.config import MIN_FREQUENCY
 from estimator.metrics import match_components
 from tests import oracle
@@ -37,24 +45,49 @@ class Fit:
         return self.best.point.frequencies
 
 
-def evaluate(padded, point, round_number):
-    """Map a point by one relaxation of Q and P, and take its likelihood."""
+def evaluate(padded, point, round_number, radius=acceleration.MAX_RADIUS):
+    """Map a point by one round, over a single shard, and take its likelihood."""
     n_people, n_variants = len(point.ancestry), point.frequencies.shape[1]
+    k = len(point.frequencies)
     ancestry = jnp.asarray(likelihood.pad_ancestry(point.ancestry, len(padded)))
-    frequencies = jnp.asarray(point.frequencies)
-    tiles = likelihood.tile_variants(frequencies, TILE.width)
-    relaxed = relaxation.relax_ancestry(padded, ancestry, tiles, tile=TILE)
+    tiles = likelihood.tile_variants(jnp.asarray(point.frequencies), TILE.width)
+    found = likelihood.ancestry_statistics(padded, ancestry, tiles, tile=TILE)
+    q, gradient, hessian = (
+        np.asarray(each)[:n_people].T for each in (ancestry, *found[:2])
+    )
+    people = Models(q, gradient, hessian, np.zeros(n_people, bool))
+    unmoved = np.eye(k)
+    of_people = change_of_ancestry(unmoved)
+    q = np.asarray(step_in_basis(people, of_people, simplex=True))
     statistics = likelihood.frequency_statistics(
-        padded, relaxed.ancestry, tiles, tile=TILE
+        padded,
+        jnp.asarray(likelihood.pad_ancestry(q.T, len(padded))),
+        tiles,
+        tile=TILE,
     )
-    mapped = relaxation.newton_frequencies(
-        frequencies,
-        likelihood.untile_variants(statistics.gradient, n_variants),
-        likelihood.untile_variants(statistics.hessian, n_variants),
+    gradient, hessian = (
+        np.asarray(likelihood.untile_variants(s, n_variants)) for s in statistics
     )
-    mapped_point = Point(np.asarray(relaxed.ancestry)[:n_people], np.asarray(mapped))
-    value = float(relaxed.log_likelihood.sum())
-    return Evaluation(round_number, point, mapped_point, value)
+    free = np.zeros(n_variants, bool)
+    variants = Models(point.frequencies, gradient, hessian, free)
+    of_variants = change_of_frequencies(unmoved)
+    p = np.asarray(step_in_basis(variants, of_variants, simplex=False))
+    gradient = pull(people, q, simplex=True) + pull(variants, p, simplex=False)
+    basis = choose_basis(
+        people,
+        variants,
+        weights=(1, 1),
+        gradient=np.asarray(gradient),
+        radius=radius,
+    )
+    mapped = Point(
+        np.asarray(step_in_basis(people, change_of_ancestry(basis), simplex=True)).T,
+        np.asarray(
+            step_in_basis(variants, change_of_frequencies(basis), simplex=False)
+        ),
+    )
+    value = float(found.log_likelihood[:n_people].sum())
+    return Evaluation(round_number, point, mapped, Point(q.T, p), value)
 
 
 def starting_point(genotypes, k, seed=0):
@@ -76,7 +109,7 @@ def fit(genotypes, k, *, seed=0, max_rounds=200):
     point = starting_point(genotypes, k, seed)
     evaluated, accepted = [], []
     for round_number in range(max_rounds):
-        evaluation = evaluate(padded, point, round_number)
+        evaluation = evaluate(padded, point, round_number, search.radius)
         search = advance(search, evaluation)
         evaluated.append(evaluation)
         if search.history[-1] is evaluation:
@@ -147,7 +180,7 @@ def test_fit__accelerates():
     for round_number in range(n_rounds):
         evaluation = evaluate(padded, point, round_number)
         plain.append(evaluation.log_likelihood)
-        point = evaluation.mapped
+        point = evaluation.relaxed
     # Every step of both blocks is a Newton step that must not fall, whatever follows.
     assert (np.diff(plain) > -1e-9 * cohort(3).n_observed).all()
     assert fitted(3).best.log_likelihood > plain[-1]
@@ -258,19 +291,6 @@ def test_spectral_start__refuses_frequencies_of_another_width():
         spectral.spectral_start(packed, np.full(33, 0.5), 2, seed=0, tile=TILE)
 
 
-# One step
-
-
-def test_newton_frequencies__start_outside_the_bounds():
-    step = relaxation.newton_frequencies(
-        jnp.asarray([[0.0, 1.0, 0.5]], jnp.float32),
-        jnp.asarray([[3.0, -3.0, 0.0]], jnp.float32),
-        jnp.asarray([[10.0, 10.0, 10.0]], jnp.float32),
-    )
-    expected = [[MIN_FREQUENCY + 0.3, 0.7 - MIN_FREQUENCY, 0.5]]
-    np.testing.assert_allclose(step, expected, atol=1e-6)
-
-
 # The search: falls are refused, steps halved, calm confirmed
 
 
@@ -280,13 +300,17 @@ def vector_point(*values):
     return Point(np.ones((1, 1), np.float32), frequencies)
 
 
+RELAXED = 0.75
+
+
 def evaluation_of(number, value, mapped, log_likelihood):
-    return Evaluation(number, vector_point(value), vector_point(mapped), log_likelihood)
+    point, image = vector_point(value), vector_point(mapped)
+    return Evaluation(number, point, image, vector_point(RELAXED), log_likelihood)
 
 
-def searched(*log_likelihoods, tolerance=0.1):
-    """Return the search after evaluations of these likelihoods, and the last one."""
-    search = Search(tolerance)
+def searched(*log_likelihoods, tolerance=0.1, n_secants=1):
+    """Return the search after evaluations of these likelihoods."""
+    search = Search(tolerance, n_secants)
     for number, value in enumerate(log_likelihoods):
         search = advance(search, evaluation_of(number, 0.25, 0.5, value))
     return search
@@ -302,24 +326,29 @@ def test_advance__refuses_a_fall_and_goes_back_to_the_best_map(fallen):
     assert search.best is not None
     assert search.best.round_number == 1
     assert rounds_of(search) == [1]
-    assert search.halvings == 0
+    assert search.refusals == 0
     assert propose(search).frequencies[0, 0] == 0.5
 
 
-def test_advance__halves_the_step_from_the_best_until_accepted():
+def test_advance__relaxes_alone_then_halves_that_until_accepted():
     search = searched(-20.0, -10.0, -12.0, np.nan)
-    assert search.halvings == 1
+    assert (search.refusals, search.radius) == (1, acceleration.MAX_RADIUS / 4)
+    assert propose(search).frequencies[0, 0] == RELAXED
+    search = advance(search, evaluation_of(4, 0.75, 0.5, -30.0))
+    assert (search.refusals, search.radius) == (2, acceleration.MAX_RADIUS / 4)
+    assert propose(search).frequencies[0, 0] == 0.5
+    search = advance(search, evaluation_of(5, 0.5, 0.5, -30.0))
     assert propose(search).frequencies[0, 0] == 0.375
-    search = advance(search, evaluation_of(4, 0.375, 0.5, -30.0))
-    assert propose(search).frequencies[0, 0] == 0.3125
-    search = advance(search, evaluation_of(5, 0.3125, 0.5, -5.0))
-    assert (search.halvings, rounds_of(search)) == (0, [1, 5])
+    # The map that was refused is no secant for what follows.
+    search = advance(search, evaluation_of(6, 0.375, 0.5, -5.0))
+    assert (search.refusals, rounds_of(search)) == (0, [6])
+    assert search.radius == acceleration.MAX_RADIUS / 2
     assert search.best is search.history[-1]
 
 
 def test_advance__ends_when_no_halving_helps():
     search = searched(-10.0)
-    for number in range(acceleration.MAX_HALVINGS + 1):
+    for number in range(acceleration.MAX_REFUSALS + 1):
         assert not search.converged
         search = advance(search, evaluation_of(number, 0.25, 0.5, np.nan))
     assert search.converged
@@ -334,7 +363,7 @@ def test_advance__rounding_is_no_fall_but_the_best_is_kept():
 
 def test_result__takes_the_last_relaxation_once_calm():
     calm = searched(-10.0, -9.99, -9.98)
-    assert calm.result is calm.best.mapped
+    assert calm.result is calm.best.relaxed
     rising = searched(-10.0, -9.99, -5.0)
     assert rising.result is rising.best.point
 
@@ -348,19 +377,19 @@ def test_converged__needs_a_second_calm_round():
 
 
 def test_advance__keeps_as_many_evaluations_as_secants_need():
-    search = searched(*range(-20, -10))
+    search = searched(*range(-20, -10), n_secants=3)
     assert rounds_of(search) == [6, 7, 8, 9]
 
 
 def test_propose__solves_a_linear_map_with_as_many_secants_as_dimensions():
     fixed = np.asarray([0.3, 0.5, 0.7], np.float32)
     shrinkage = np.asarray([0.9, 0.8, 0.5], np.float32)
-    search, point = Search(1e-12), vector_point(0.6, 0.2, 0.4)
+    search, point = Search(1e-12, n_secants=3), vector_point(0.6, 0.2, 0.4)
     for number in range(5):
         values = point.frequencies[0]
         mapped = vector_point(*(fixed + shrinkage * (values - fixed)))
         loss = float(np.sum((values - fixed) ** 2))
-        search = advance(search, Evaluation(number, point, mapped, -loss))
+        search = advance(search, Evaluation(number, point, mapped, mapped, -loss))
         point = propose(search)
     np.testing.assert_allclose(point.frequencies[0], fixed, atol=1e-4)
 
@@ -379,9 +408,8 @@ def test_propose__stays_inside_the_constraints():
     # Residuals that shrink by a hundredth a tenth of the way: the secant leads far out.
     search = Search(1e-6)
     for number, (share, residual) in enumerate([(0.0, 0.1), (0.01, 0.0999)]):
-        evaluation = Evaluation(
-            number, moved(share), moved(share + residual), float(number)
-        )
+        mapped = moved(share + residual)
+        evaluation = Evaluation(number, moved(share), mapped, mapped, float(number))
         search = advance(search, evaluation)
     proposed = propose(search)
     assert_valid(*proposed)

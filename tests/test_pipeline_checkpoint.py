@@ -25,7 +25,8 @@ def _evaluate(number: int, point: Point, log_likelihood: float) -> Evaluation:
     # What makes the map of each round a little different, as a real one is.
     noise = _random_point(1_000 + number).frequencies * np.float32(1e-3)
     mapped = mapped._replace(frequencies=mapped.frequencies + noise)
-    return Evaluation(number, point, mapped, log_likelihood)
+    relaxed = mapped._replace(ancestry=point.ancestry)
+    return Evaluation(number, point, mapped, relaxed, log_likelihood)
 
 
 def _search(folder: Path, log_likelihoods: list[float]) -> tuple[Search, Point]:
@@ -72,9 +73,10 @@ def test_load_search__proposes_the_same_next_point(tmp_path, log_likelihoods):
     _assert_same(stored, point)
     _assert_same(propose(continued), point)
     assert continued.converged == search.converged
-    assert (continued.halvings, continued.calm_rounds) == (
-        search.halvings,
+    assert (continued.refusals, continued.calm_rounds, continued.radius) == (
+        search.refusals,
         search.calm_rounds,
+        search.radius,
     )
     assert continued.best is not None
     assert search.best is not None
@@ -124,7 +126,7 @@ def test_load_search__the_first_point_alone_is_no_search(tmp_path):
 
 
 def _rounds_on_disk(folder: Path) -> dict[str, set[int]]:
-    found: dict[str, set[int]] = {"point": set(), "mapped": set()}
+    found: dict[str, set[int]] = {"point": set(), "mapped": set(), "relaxed": set()}
     for path in folder.glob("*.npy"):
         kind, number, _ = path.name.split("-")
         found[kind].add(int(number))
@@ -135,13 +137,15 @@ def test_save_search__deletes_files_of_rounds_that_were_dropped(tmp_path):
     search, _ = _search(tmp_path, RISING)
     kept = {evaluation.round_number for evaluation in search.history}
     assert kept == {2, 3, 4, 5}
-    assert _rounds_on_disk(tmp_path) == {"point": {*kept, 6}, "mapped": kept}
-    assert len(list(tmp_path.glob("*.npy"))) == 2 * (len(kept) + 1 + len(kept))
+    ends = {"mapped": kept, "relaxed": kept}
+    assert _rounds_on_disk(tmp_path) == {"point": {*kept, 6}, **ends}
+    assert len(list(tmp_path.glob("*.npy"))) == 2 * (len(kept) * 3 + 1)
 
 
 def test_save_search__deletes_a_refused_round_but_not_the_best(tmp_path):
     _search(tmp_path, [-100.0, -50.0, -60.0, -70.0])
-    assert _rounds_on_disk(tmp_path) == {"point": {1, 4}, "mapped": {1}}
+    ends = {"mapped": {1}, "relaxed": {1}}
+    assert _rounds_on_disk(tmp_path) == {"point": {1, 4}, **ends}
 
 
 def test_save_search__leaves_other_files_alone(tmp_path):

@@ -1,6 +1,5 @@
 """The end of a round: sums are given up while it waits, and all of P is stepped."""
 
-import weakref
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +8,12 @@ import numpy as np
 import pytest
 
 from estimator.acceleration import Point
-from estimator.likelihood import tile_variants
-from estimator.relaxation import newton_frequencies
-from pipeline import checkpoint, rounds
-from pipeline.rounds import Sums
+from estimator.basis import Models
+from estimator.likelihood import tile_variants, untile_variants
+from pipeline import checkpoint, steps
+from pipeline.steps import Share, Sums
+
+K, N_VARIANTS = 2, 5_000
 
 
 class _Done:
@@ -23,70 +24,105 @@ class _Done:
 
 
 class _Cluster:
-    """Does what it is told at once, and notes which sums somebody still refers to."""
-
-    def __init__(self) -> None:
-        self.sums: list[weakref.ref[_Done]] = []
-        self.alive_while_waiting = 0
+    """Does what it is told at once."""
 
     def submit(self, function: Any, *args: Any, worker: str | None = None) -> _Done:
         return _Done(function(*(a.value if isinstance(a, _Done) else a for a in args)))
-
-    def add(self, function: Any, parts: list[_Done]) -> _Done:
-        self.sums = [weakref.ref(part) for part in parts]
-        total = parts[0].value
-        for part in parts[1:]:
-            total = function(total, part.value)
-        return _Done(total)
 
     def spread(self, n_tasks: int) -> list[str | None]:
         return [None] * n_tasks
 
     def result(self, future: _Done) -> Any:
-        self.alive_while_waiting += sum(each() is not None for each in self.sums)
         return future.value
 
 
-def _sums(n_people: int, n_variants: int, k: int, seed: int) -> Sums:
+def _sums(seed: int) -> Sums:
     rng = np.random.default_rng(seed)
-    n_pairs = k * (k + 1) // 2
-    hessian = np.zeros((n_pairs, n_variants), np.float32)
-    hessian[np.triu_indices(k)[0] == np.triu_indices(k)[1]] = 50
-    gradient = rng.normal(size=(k, n_variants)).astype(np.float32)
+    n_pairs = K * (K + 1) // 2
+    hessian = np.zeros((n_pairs, N_VARIANTS), np.float32)
+    hessian[np.triu_indices(K)[0] == np.triu_indices(K)[1]] = 50
+    gradient = rng.normal(size=(K, N_VARIANTS)).astype(np.float32)
     return Sums(
-        rng.dirichlet(np.ones(k), n_people).astype(np.float32),
-        -float(n_people),
+        -float(seed),
         np.asarray(tile_variants(jnp.asarray(gradient), 256, fill=0.0)),
         np.asarray(tile_variants(jnp.asarray(hessian), 256, fill=0.0)),
     )
 
 
+def _frequencies(folder: Path) -> tuple[Any, np.ndarray]:
+    """P of the variants, and the file that it is in."""
+    shape = (K, N_VARIANTS)
+    p = np.random.default_rng(0).uniform(0.2, 0.8, shape).astype(np.float32)
+    checkpoint.save_point(folder, "point", Point(np.empty((0, K), np.float32), p))
+    return checkpoint.frequencies_path(folder, "point"), p
+
+
+def test_add_sums__adds_every_field():
+    total = steps.add_sums(_sums(1), _sums(2))
+    assert total.log_likelihood == -3
+    for added, one, other in zip(total[1:], _sums(1)[1:], _sums(2)[1:], strict=True):
+        np.testing.assert_array_equal(added, one + other)
+
+
 @pytest.mark.parametrize("per_part", [1_024, 2_048, 1_000_000])
-def test_finish_round__gives_up_the_sums_and_steps_every_variant(
+def test_step_variants__steps_every_variant(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, per_part: int
 ):
-    k, n_variants = 2, 5_000
-    monkeypatch.setattr(rounds, "STEP_VARIANTS", per_part)
-    p = np.random.default_rng(0).uniform(0.2, 0.8, (k, n_variants)).astype(np.float32)
-    q = np.empty((0, k), np.float32)
-    checkpoint.save_point(tmp_path, "point", Point(q, p))
+    monkeypatch.setattr(steps, "STEP_VARIANTS", per_part)
+    path, p = _frequencies(tmp_path)
     cluster: Any = _Cluster()
-    done: Any = [_Done(_sums(10, n_variants, k, seed)) for seed in range(3)]
-    point, log_likelihood = rounds.finish_round(
-        cluster,
-        done,
-        checkpoint.frequencies_path(tmp_path, "point"),
-        n_variants,
-    )
-    assert cluster.alive_while_waiting == 0
-    assert log_likelihood == -30
-    assert point.ancestry.shape == (30, k)
-    parts = [_sums(10, n_variants, k, seed) for seed in range(3)]
-    gradient = sum(np.asarray(_untiled(s.gradient, n_variants)) for s in parts)
-    hessian = sum(np.asarray(_untiled(s.hessian, n_variants)) for s in parts)
-    expected = newton_frequencies(*map(jnp.asarray, (p, gradient, hessian)))
-    np.testing.assert_allclose(point.frequencies, expected, atol=1e-6)
+    total: Any = _Done(_sums(1))
+    stepped = steps.step_variants(cluster, total, path, N_VARIANTS)
+    # Without correlations in its Hessian each frequency goes its own way.
+    gradient = untile_variants(jnp.asarray(_sums(1).gradient), N_VARIANTS)
+    np.testing.assert_allclose(stepped, p + np.asarray(gradient) / 50, atol=1e-6)
 
 
-def _untiled(tiles: np.ndarray, n_variants: int) -> np.ndarray:
-    return tiles.transpose(2, 0, 3, 1).reshape(tiles.shape[2], -1)[:, :n_variants]
+@pytest.mark.parametrize("per_part", [1_024, 2_048, 1_000_000])
+def test_relax_variants__takes_the_same_sample_however_the_variants_are_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, per_part: int
+):
+    monkeypatch.setattr(steps, "STEP_VARIANTS", per_part)
+    monkeypatch.setattr(steps, "SAMPLE_VARIANTS", 700)
+    monkeypatch.setattr(steps, "_LEAST_SAMPLE", 1)
+    path, p = _frequencies(tmp_path)
+    cluster: Any = _Cluster()
+    shares = [
+        steps.relax_variants(_sums(1), path, part)[1]
+        for part, _ in steps.spread_parts(cluster, N_VARIANTS)
+    ]
+    sampled = np.concatenate([share.sample.position for share in shares], axis=1)
+    np.testing.assert_array_equal(sampled, p[:, ::8])
+    assert len(shares) == max(-(-N_VARIANTS // per_part), 1)
+    whole = steps.Part(0, 1, N_VARIANTS)
+    expected = steps.relax_variants(_sums(1), path, whole)[1].pull
+    total = np.sum([share.pull for share in shares], axis=0)
+    np.testing.assert_allclose(total, expected, rtol=1e-5, atol=1e-4)
+
+
+def test_move_variants__in_the_old_basis_is_the_plain_step(tmp_path: Path):
+    path, _ = _frequencies(tmp_path)
+    whole = steps.Part(0, 1, N_VARIANTS)
+    plain, _ = steps.relax_variants(_sums(1), path, whole)
+    moved = steps.move_variants(_sums(1), path, whole, np.eye(K))
+    np.testing.assert_array_equal(moved, plain)
+
+
+def test_find_basis__weighs_samples_by_what_they_stand_for():
+    rng = np.random.default_rng(3)
+    n_pairs = K * (K + 1) // 2
+
+    def share(n: int, position: np.ndarray) -> Share:
+        column = np.array([[30.0], [0.0], [30.0]], np.float32)
+        hessian = np.tile(column, (1, n))
+        assert hessian.shape == (n_pairs, n)
+        gradient = rng.normal(size=(K, n)).astype(np.float32) * 9
+        models = Models(position, gradient, hessian, np.zeros(n, bool))
+        return Share(np.zeros((K, K)), models)
+
+    q = rng.dirichlet([1.0] * K, 40).T.astype(np.float32)
+    p = rng.uniform(0.001, 0.999, (K, 60)).astype(np.float32)
+    people, variants = share(40, q), share(60, p)
+    # A pull of zero everywhere is a maximum, however large the cohort.
+    chosen = steps.find_basis([people], [variants], (4_000, 6_000), 0.4)
+    np.testing.assert_allclose(chosen, np.eye(K), atol=1e-9)

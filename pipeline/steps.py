@@ -1,0 +1,201 @@
+"""What a round does with the sums over its shards: the steps for P and of the basis.
+
+Runs inside the workers. The variants are cut into parts, each a task of its own. A part
+first steps P as it is and tells where the basis is pulled (`estimator.basis`); when one
+task has chosen the basis from all that was told, people and variants are stepped in it.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+
+from estimator.basis import (
+    Models,
+    change_of_ancestry,
+    change_of_frequencies,
+    pull,
+    step_in_basis,
+)
+from estimator.basis_choice import choose_basis
+from estimator.likelihood import untile_variants
+from estimator.packing import VARIANTS_PER_BYTE
+from pipeline import checkpoint
+from pipeline.location import Location
+from pipeline.tasks import Cluster, Future
+
+FloatArray = npt.NDArray[np.float32]
+Matrix = npt.NDArray[np.float64]
+
+# Variants in one task of the step for P, at most: the step's temporaries are several
+# times its arguments, and more tasks than one keep more workers busy.
+STEP_VARIANTS = 16_384
+# People and variants whose models choose the basis: about as good as all of them.
+SAMPLE_PEOPLE = 2_048
+SAMPLE_VARIANTS = 8_192
+# With many populations fewer, as each takes K^2 values several times over.
+_SAMPLE_VALUES = 2**19
+_LEAST_SAMPLE = 1_024
+
+
+class Sums(NamedTuple):
+    """What is added over the shards; arrays on the host.
+
+    Derivatives are tiled as the kernels leave them (`tile_variants`).
+    """
+
+    log_likelihood: float
+    gradient: FloatArray
+    hessian: FloatArray
+
+
+class Share(NamedTuple):
+    """What some people or variants tell of the basis: its pull, and their sample."""
+
+    pull: Matrix
+    sample: Models
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of the variants, as whole tiles of the sums."""
+
+    index: int
+    n_parts: int
+    n_variants: int
+
+
+def add_sums(left: Sums, right: Sums) -> Sums:
+    """Add the sums of two shards."""
+    return Sums(
+        left.log_likelihood + right.log_likelihood,
+        left.gradient + right.gradient,
+        left.hessian + right.hessian,
+    )
+
+
+def spread_parts(cluster: Cluster, n_variants: int) -> list[tuple[Part, str | None]]:
+    """Cut the variants for the tasks of a step, and choose a worker for each."""
+    n_parts = -(-n_variants // STEP_VARIANTS)
+    parts = [Part(index, n_parts, n_variants) for index in range(n_parts)]
+    return list(zip(parts, cluster.spread(n_parts), strict=True))
+
+
+def sample_stride(n: int, k: int, most: int) -> int:
+    """Distance of the people, or variants, that choose the basis.
+
+    >>> sample_stride(5_000, 8, 2_048), sample_stride(100, 8, 2_048)
+    (3, 1)
+    """
+    allowed = min(most, max(_SAMPLE_VALUES // k**2, _LEAST_SAMPLE))
+    return -(-n // allowed)
+
+
+def sample_bytes(k: int) -> int:
+    """Memory that choosing the basis takes for K populations.
+
+    >>> sample_bytes(8)
+    33554432
+    """
+    # Eight matrices of K^2 values in float64 for each variant of the sample.
+    return 8 * 8 * max(_SAMPLE_VALUES, _LEAST_SAMPLE * k**2)
+
+
+def share_of(
+    models: Models, stepped: FloatArray, chosen: slice, simplex: bool
+) -> Share:
+    """What some people, or variants, tell of the basis."""
+    sample = Models(*(np.ascontiguousarray(each[..., chosen]) for each in models))
+    return Share(np.asarray(pull(models, stepped, simplex=simplex)), sample)
+
+
+def step_variants(
+    cluster: Cluster, total: Future, frequencies: Location, n_variants: int
+) -> FloatArray:
+    """P after its step from the sums at P, which a file holds."""
+    told = [
+        cluster.submit(relax_variants, total, frequencies, part, worker=worker)
+        for part, worker in spread_parts(cluster, n_variants)
+    ]
+    return np.concatenate([cluster.result(each)[0] for each in told], axis=1)
+
+
+def relax_variants(
+    sums: Sums, frequencies: Location, part: Part
+) -> tuple[FloatArray, Share]:
+    """Step the P of a part, and tell of the basis."""
+    models, n_variants = _models(sums, frequencies, part)
+    k = len(models.position)
+    stepped = step_in_basis(models, change_of_frequencies(np.eye(k)), simplex=False)
+    stride = sample_stride(part.n_variants, k, SAMPLE_VARIANTS)
+    first = part.index * models.position.shape[1]
+    chosen = slice(-first % stride, n_variants, stride)
+    share = share_of(models, stepped, chosen, simplex=False)
+    return np.asarray(stepped)[:, :n_variants], share
+
+
+def move_variants(
+    sums: Sums, frequencies: Location, part: Part, basis: Matrix
+) -> FloatArray:
+    """Step the P of a part in another basis."""
+    models, n_variants = _models(sums, frequencies, part)
+    stepped = step_in_basis(models, change_of_frequencies(basis), simplex=False)
+    return np.asarray(stepped)[:, :n_variants]
+
+
+def move_people(people: Models, n_people: int, basis: Matrix) -> FloatArray:
+    """Step the Q of some people, padded, in another basis."""
+    stepped = step_in_basis(people, change_of_ancestry(basis), simplex=True)
+    return np.ascontiguousarray(np.asarray(stepped)[:, :n_people].T)
+
+
+def _models(sums: Sums, frequencies: Location, part: Part) -> tuple[Models, int]:
+    """Models of a part's variants, padded so that one shape is compiled; how many."""
+    n_tiles, _, _, width = sums.gradient.shape
+    tiles_per_part = -(-n_tiles // part.n_parts)
+    tiles = slice(part.index * tiles_per_part, (part.index + 1) * tiles_per_part)
+    n_padded = VARIANTS_PER_BYTE * width * tiles_per_part
+    first = part.index * n_padded
+    p = checkpoint.load_array(frequencies)[:, first : first + n_padded]
+    filling = n_padded - p.shape[1]
+    gradient, hessian = (
+        np.asarray(
+            untile_variants(
+                jnp.asarray(np.pad(of_part, _tile_padding(of_part, tiles_per_part))),
+                n_padded,
+            )
+        )
+        for of_part in (sums.gradient[tiles], sums.hessian[tiles])
+    )
+    position = np.pad(p, ((0, 0), (0, filling)), constant_values=0.5)
+    return Models(position, gradient, hessian, np.zeros(n_padded, bool)), p.shape[1]
+
+
+def _tile_padding(tiles: FloatArray, n_tiles: int) -> list[tuple[int, int]]:
+    return [(0, n_tiles - len(tiles)), (0, 0), (0, 0), (0, 0)]
+
+
+def find_basis(
+    people: list[Share], variants: list[Share], counts: tuple[int, int], radius: float
+) -> Matrix:
+    """Choose the basis from what all people and all variants told."""
+    samples = [_together(shares) for shares in (people, variants)]
+    pulls = [share.pull for share in (*people, *variants)]
+    n_people, n_variants = (
+        count / len(sample.held) for count, sample in zip(counts, samples, strict=True)
+    )
+    return choose_basis(
+        *samples,
+        weights=(n_people, n_variants),
+        gradient=np.sum(pulls, axis=0),
+        radius=radius,
+    )
+
+
+def _together(shares: list[Share]) -> Models:
+    samples = [share.sample for share in shares]
+    return Models(
+        *(np.concatenate(each, axis=-1) for each in zip(*samples, strict=True))
+    )
