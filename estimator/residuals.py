@@ -54,6 +54,10 @@ HALVES = 2
 N_NEAREST = 8
 # Variance of the median of as many standard normal values.
 _MEDIAN_VARIANCE = 0.168
+# Correlation of the two medians, by the share of the references that are nearest.
+_BOTH_HALVES = 1.4
+# What is known of P without any people.
+_PRIOR_ALLELES = 0.01
 
 _product = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 _Doubles = npt.NDArray[np.float64]
@@ -259,9 +263,9 @@ def frequency_covariance(
     matrices = np.zeros((information.shape[1], k, k))
     matrices[:, first, second] = matrices[:, second, first] = information.T
     p = frequencies.T.astype(np.float64)
-    # One allele more in each population, so that one without people has an inverse.
-    matrices[:, range(k), range(k)] += 1 / (p * (1 - p))
-    informed = information[: k * (k + 1) // 2].any(axis=0)
+    # So that a population without people has an inverse.
+    matrices[:, range(k), range(k)] += _PRIOR_ALLELES / (p * (1 - p))
+    informed = information.any(axis=0)
     return np.linalg.inv(matrices[informed]).sum(axis=0)
 
 
@@ -360,7 +364,9 @@ def check_fit(
         nearest = np.argsort(-candidates, axis=1, kind="stable")[:, :N_NEAREST]
         values = np.take_along_axis(np.where(known, masked[judged], 0), nearest, axis=1)
         medians.append(np.median(values, axis=1))
-    error = np.sqrt(variance * (_MEDIAN_VARIANCE / HALVES))
+    # A reference near by chance on both halves counts in both medians, and for more.
+    both = 1 + _BOTH_HALVES * N_NEAREST / np.maximum(n_known, 1)
+    error = np.sqrt(variance * both * (_MEDIAN_VARIANCE / HALVES))
     return FitCheck(
         np.where(enough, np.mean(medians, axis=0), np.nan).astype(np.float32),
         np.where(enough, error, np.nan).astype(np.float32),

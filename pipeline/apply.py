@@ -23,12 +23,13 @@ from estimator.relaxation import fix_ancestry
 from pipeline import bundle, fit_check, plan, schema, stream
 from pipeline.config import ApplyConfig
 from pipeline.errors import InputError
-from pipeline.fit_check import Candidates, CheckPlan, GroupCheck
+from pipeline.fit_check import GroupCheck
 from pipeline.location import Location
 from pipeline.minibatch import DeviceModel, lay_out_model, pad_people
 from pipeline.plan import Rows
 from pipeline.prepared import Prepared, open_store
 from pipeline.progress import track
+from pipeline.references import Candidates, ReferencePlan, write_references
 from pipeline.standard_errors import ErrorPlan, group_errors, plan_errors
 from pipeline.store import Store, write_all
 from pipeline.stream import read_people, read_rows
@@ -136,7 +137,7 @@ def apply_model(
     refine = config.newton_steps(bundle.fitted_by(model_path))
     projector = _Projector(prepared.path, model_path, stamp, refine)
     references = path.with_name("references.npz")
-    check = fit_check.plan_check(config, prepared, model_path, references, stamp)
+    check = fit_check.plan_check(config, prepared, model_path, references)
     if check is not None and not references.exists():
         with track("choosing references for the fit check"):
             _choose_references(check, prepared, projector, cluster)
@@ -155,7 +156,9 @@ def apply_model(
         _GroupTask,
         projector,
         errors=errors,
-        check=None if check is None else check.for_groups(),
+        check=None
+        if check is None
+        else GroupCheck(references, stamp, config.fit_check_threshold),
     )
     with track("applying the model", len(left)) as progress:
         futures = []
@@ -211,7 +214,7 @@ def _group_size(prepared: Prepared) -> int:
 
 
 def _choose_references(
-    check: CheckPlan, prepared: Prepared, projector: _Projector, cluster: Cluster
+    check: ReferencePlan, prepared: Prepared, projector: _Projector, cluster: Cluster
 ) -> None:
     """Make the file of the references, from everybody who may be one of them."""
     size = _group_size(prepared)
@@ -225,7 +228,7 @@ def _choose_references(
             )
         )
     check.path.parent.mkdir(parents=True, exist_ok=True)
-    cluster.result(cluster.submit(fit_check.write_references, check, parts, size))
+    cluster.result(cluster.submit(write_references, check, parts, size))
 
 
 def _lay_out(
@@ -233,7 +236,7 @@ def _lay_out(
     prepared: Prepared,
     path: Location,
     values: dict[str, schema.ArraySpec],
-    check: CheckPlan | None,
+    check: ReferencePlan | None,
 ) -> Store:
     model = Store.open(model_path, bundle.KIND)
     source = open_store(prepared.path)
@@ -260,7 +263,7 @@ def _lay_out(
         labels = source.read("sample_population")
         store.write("sample_population", schema.POPULATION, labels)
     if check is not None:
-        write_all(store, schema.REFERENCES, fit_check.reference_arrays(check))
+        write_all(store, schema.REFERENCES, fit_check.reference_arrays(check.path))
     n_populations = model.attrs["n_populations"]
     for name, spec in values.items():
         shape = (prepared.n_samples, n_populations)[: len(spec.dims)]
