@@ -25,10 +25,10 @@ from estimator.residuals import HALVES, Panel, References
 from pipeline import plan
 from pipeline.config import MIN_CHECK_PEOPLE, ApplyConfig
 from pipeline.location import Location
+from pipeline.pair_means import mean_over_pairs
 from pipeline.plan import Rows
 from pipeline.prepared import Prepared, open_store
 from pipeline.references import (
-    Doubles,
     FloatArray,
     Integers,
     ReferencePlan,
@@ -195,7 +195,7 @@ def reference_arrays(path: Location) -> dict[str, npt.NDArray[Any]]:
             file[name] for name in ("people", "correlation", "ancestry")
         )
     k = ancestry.shape[1]
-    means = group_means(correlation, ancestry.argmax(axis=1), k)
+    means = mean_over_pairs(correlation, ancestry.argmax(axis=1), k)
     arrays = (people, correlation, means.astype(np.float32))
     return dict(zip(REFERENCES, arrays, strict=True))
 
@@ -213,17 +213,3 @@ def summarise(store: Store, config: ApplyConfig) -> dict[str, Any] | None:
         "n_poorly_described": int(store.read("sample_poorly_described").sum()),
         "population_residual_correlation": known,
     }
-
-
-def group_means(correlation: FloatArray, group: Integers, n_groups: int) -> Doubles:
-    """Mean of the known correlations of pairs of people of each two groups.
-
-    >>> pairs = np.array([[np.nan, 0.25, 0], [0.25, np.nan, 0.5], [0, 0.5, np.nan]])
-    >>> group_means(pairs, np.array([0, 0, 1]), 2).tolist()
-    [[0.25, 0.25], [0.25, nan]]
-    """
-    member = (group[:, None] == np.arange(n_groups)).astype(np.float64)
-    known = np.isfinite(correlation)
-    total = member.T @ np.where(known, correlation, 0) @ member
-    n_pairs = member.T @ known.astype(np.float64) @ member
-    return np.where(n_pairs > 0, total / np.maximum(n_pairs, 1), np.nan)

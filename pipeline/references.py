@@ -228,13 +228,14 @@ def _compare_references(
     tiles = residuals.tile_halves(frequencies, tile.width, fill=0.5)
     found = residuals.reference_residuals(padded, q, tiles, tile=tile)
     values = _untile(found[:, :, :n_people], n_variants)
+    del found
     panel = lay_out(frequencies, values, tile)
     parts = [
         compare(panel, people.packed[rows.slice], people.ancestry[rows.slice], tile)
         for rows in split_rows(n_people, people_per_call)
     ]
     sums = ResidualSums(*(np.concatenate(part) for part in zip(*parts, strict=True)))
-    weight = np.sum(values.astype(np.float64) ** 2, axis=(1, 2))
+    weight = np.einsum("hsv,hsv->h", values, values, dtype=np.float64)
     references = residuals.describe_references(
         people.ancestry, sums, weight, covariance
     )
@@ -287,7 +288,7 @@ def _pad(packed: PackedArray, tile: TileShape) -> PackedArray:
 
 def lay_out(frequencies: FloatArray, values: FloatArray, tile: TileShape) -> Panel:
     """Put P and the references' residuals on the device."""
-    weight = np.sum(values**2, axis=1, keepdims=True)
+    weight = np.einsum("hsv,hsv->hv", values, values)[:, None]
     return Panel(
         residuals.tile_halves(frequencies, tile.width, fill=0.5),
         residuals.tile_halves(values, tile.width, fill=0.0),
