@@ -22,7 +22,6 @@ from estimator import residuals
 from estimator.likelihood import TileShape
 from estimator.packing import VARIANTS_PER_BYTE, PackedArray, packed_width
 from estimator.residuals import HALVES, Panel, References
-from pipeline import plan
 from pipeline.config import MIN_CHECK_PEOPLE, ApplyConfig
 from pipeline.location import Location
 from pipeline.pair_means import mean_over_pairs
@@ -105,13 +104,13 @@ def plan_check(
     people = np.flatnonzero(counted & (n_called > _MIN_CALLED * n_called.max()))
     if len(people) < MIN_CHECK_PEOPLE:
         return None
-    most = CANDIDATES * config.fit_check_people
+    n_candidates = CANDIDATES * config.fit_check_people
     return ReferencePlan(
         path,
         model_path,
         config.fit_check_people,
         choose_elements(packed_width(prepared.n_variants)),
-        people[plan.evenly_spaced(len(people), most)],
+        people[_evenly_spaced(len(people), n_candidates)],
         prepared.n_in_fit,
     )
 
@@ -122,11 +121,16 @@ def choose_elements(n_elements: int) -> Integers:
     >>> choose_elements(256)[:, :5].tolist()
     [[0, 1, 2, 3, 8], [4, 5, 6, 7, 12]]
     """
-    most = MAX_VARIANTS // VARIANTS_PER_BYTE
-    chosen = np.arange(n_elements)[plan.evenly_spaced(n_elements, most)]
+    chosen = _evenly_spaced(n_elements, MAX_VARIANTS // VARIANTS_PER_BYTE)
     half = np.arange(len(chosen)) * _STRETCHES // len(chosen) % HALVES
     length = min(np.bincount(half, minlength=HALVES))
     return np.stack([chosen[half == i][:length] for i in range(HALVES)])
+
+
+def _evenly_spaced(n: int, most: int) -> Integers:
+    """As many of n places as are asked for, where a whole stride would leave fewer."""
+    n_chosen = min(n, most)
+    return np.arange(n_chosen) * n // n_chosen
 
 
 class _Loaded(NamedTuple):
