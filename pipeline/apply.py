@@ -10,26 +10,29 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
 from estimator import training
 from estimator.likelihood import pad_shard, tile_shape
-from estimator.packing import count_called
-from estimator.projection import project_ancestry
+from estimator.packing import PackedArray, count_called
+from estimator.projection import Projection, project_ancestry
 from estimator.relaxation import fix_ancestry
-from pipeline import bundle, plan, schema, stream
+from pipeline import bundle, fit_check, plan, schema, stream
 from pipeline.config import ApplyConfig
 from pipeline.errors import InputError
+from pipeline.fit_check import GroupCheck
 from pipeline.location import Location
-from pipeline.minibatch import DeviceModel, lay_out_model
+from pipeline.minibatch import DeviceModel, lay_out_model, pad_people
 from pipeline.plan import Rows
 from pipeline.prepared import Prepared, open_store
 from pipeline.progress import track
+from pipeline.references import Candidates, ReferencePlan, write_references
 from pipeline.standard_errors import ErrorPlan, group_errors, plan_errors
 from pipeline.store import Store, write_all
-from pipeline.stream import read_rows
+from pipeline.stream import read_people, read_rows
 from pipeline.tasks import Cluster, Future
 from pipeline.train import Encoder
 
@@ -66,30 +69,39 @@ class _Figures:
         People without any called genotype, whose Q is NaN.
     encoder_rmse
         Root mean square difference of the encoder's Q to the refined Q.
+    fit_check
+        What came of the fit check; None without one.
     """
 
     log_likelihood: float
     observed_genotypes: int
     n_uncalled: int
     encoder_rmse: float
+    fit_check: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class _Projector:
+    """How Q is found, of the people of some store."""
+
+    prepared_path: Location
+    model_path: Location
+    stamp: str
+    refine: int
 
 
 @dataclass(frozen=True)
 class _GroupTask:
-    prepared_path: Location
-    model_path: Location
-    stamp: str
+    projector: _Projector
     rows: Rows
     fixed: npt.NDArray[np.int16] | None
-    refine: int
+    in_fit: npt.NDArray[np.bool_]
     errors: ErrorPlan | None
+    check: GroupCheck | None
 
 
 class _Group(NamedTuple):
-    ancestry: FloatArray
-    log_likelihood: npt.NDArray[np.float64]
-    n_called: npt.NDArray[np.int64]
-    standard_error: FloatArray | None
+    values: dict[str, npt.NDArray[Any]]  # by the name of the array that they go to
     squared_error: float
 
 
@@ -121,43 +133,65 @@ def apply_model(
     """
     contigs = Store.open(model_path, bundle.KIND).read("variant_contig_name")
     errors = plan_errors(config, contigs)
+    stamp = str(attrs.get("stamp", ""))
+    refine = config.newton_steps(bundle.fitted_by(model_path))
+    projector = _Projector(prepared.path, model_path, stamp, refine)
+    references = path.with_name("references.npz")
+    check = fit_check.plan_check(config, prepared, model_path, references)
+    if check is not None and not references.exists():
+        with track("choosing references for the fit check"):
+            _choose_references(check, prepared, projector, cluster)
     store = Store.resume(path, KIND)
     if store is None:
-        values = (
-            _VALUES if errors is None else _VALUES | {_ERROR: schema.STANDARD_ERROR}
-        )
-        store = _lay_out(model_path, prepared, path, values)
+        values = dict(_VALUES)
+        if errors is not None:
+            values[_ERROR] = schema.STANDARD_ERROR
+        if check is not None:
+            values |= schema.FIT_CHECK
+        store = _lay_out(model_path, prepared, path, values, check)
     blocks = plan.split_rows(prepared.n_samples, prepared.sample_chunk)
     store.track_blocks(len(blocks))
     left = store.blocks_left()
-    stamp = str(attrs.get("stamp", ""))
-    refine = config.newton_steps(bundle.fitted_by(model_path))
     group_task = partial(
-        _GroupTask, prepared.path, model_path, stamp, refine=refine, errors=errors
+        _GroupTask,
+        projector,
+        errors=errors,
+        check=None
+        if check is None
+        else GroupCheck(references, stamp, config.fit_check_threshold),
     )
     with track("applying the model", len(left)) as progress:
         futures = []
         for block in left:
             tasks = [
-                group_task(rows, _fixed_in(prepared, rows))
+                group_task(rows, _fixed_in(prepared, rows), prepared.in_fit[rows.slice])
                 for rows in _groups(blocks[block], prepared)
             ]
             futures.append(_submit_block(cluster, path, block, blocks[block], tasks))
         for _ in cluster.completed(futures):
             progress.advance()
-    applied = _figures(store, prepared)
+    applied = _figures(store, prepared, config)
     store.set_attrs(
         log_likelihood=applied.log_likelihood,
         observed_genotypes=applied.observed_genotypes,
         n_samples_uncalled=applied.n_uncalled,
         encoder_rmse=applied.encoder_rmse,
+        fit_check=applied.fit_check,
         **attrs,
     )
     store.finish()
+    references.unlink(missing_ok=True)
     if applied.n_uncalled:
         logger.warning(
             "%d of %d people have no called genotype; their ancestry is NaN",
             applied.n_uncalled,
+            prepared.n_samples,
+        )
+    if applied.fit_check and applied.fit_check["n_poorly_described"]:
+        logger.warning(
+            "%d of %d people are not described by the populations; "
+            "sample_poorly_described says who",
+            applied.fit_check["n_poorly_described"],
             prepared.n_samples,
         )
 
@@ -168,12 +202,33 @@ def _fixed_in(prepared: Prepared, rows: Rows) -> npt.NDArray[np.int16] | None:
 
 def _groups(block: Rows, prepared: Prepared) -> list[Rows]:
     """Cut a block into groups, at least four over a small cohort."""
-    quarter = -(-prepared.n_samples // plan.MIN_SHARDS)
-    size = min(GROUP_PEOPLE, -(-quarter // prepared.unit) * prepared.unit)
     return [
         Rows(block.start + rows.start, block.start + rows.stop)
-        for rows in plan.split_rows(len(block), size)
+        for rows in plan.split_rows(len(block), _group_size(prepared))
     ]
+
+
+def _group_size(prepared: Prepared) -> int:
+    quarter = -(-prepared.n_samples // plan.MIN_SHARDS)
+    return min(GROUP_PEOPLE, -(-quarter // prepared.unit) * prepared.unit)
+
+
+def _choose_references(
+    check: ReferencePlan, prepared: Prepared, projector: _Projector, cluster: Cluster
+) -> None:
+    """Make the file of the references, from everybody who may be one of them."""
+    size = _group_size(prepared)
+    parts = []
+    for rows in plan.split_rows(len(check.candidates), size):
+        people = check.candidates[rows.slice]
+        fixed = None if prepared.fixed is None else prepared.fixed[people]
+        parts.append(
+            cluster.submit(
+                _project_candidates, projector, people, fixed, check.elements, size
+            )
+        )
+    check.path.parent.mkdir(parents=True, exist_ok=True)
+    cluster.result(cluster.submit(write_references, check, parts, size))
 
 
 def _lay_out(
@@ -181,6 +236,7 @@ def _lay_out(
     prepared: Prepared,
     path: Location,
     values: dict[str, schema.ArraySpec],
+    check: ReferencePlan | None,
 ) -> Store:
     model = Store.open(model_path, bundle.KIND)
     source = open_store(prepared.path)
@@ -206,6 +262,8 @@ def _lay_out(
     if "sample_population" in source:
         labels = source.read("sample_population")
         store.write("sample_population", schema.POPULATION, labels)
+    if check is not None:
+        write_all(store, schema.REFERENCES, fit_check.reference_arrays(check.path))
     n_populations = model.attrs["n_populations"]
     for name, spec in values.items():
         shape = (prepared.n_samples, n_populations)[: len(spec.dims)]
@@ -231,60 +289,102 @@ class _Loaded(NamedTuple):
 _loaded: dict[tuple[Location, str], _Loaded] = {}
 
 
-def _load(task: _GroupTask) -> _Loaded:
-    key = (task.model_path, task.stamp)
+def _load(projector: _Projector) -> _Loaded:
+    key = (projector.model_path, projector.stamp)
     if key not in _loaded:
-        model = bundle.load_model(task.model_path)
-        projector = model.encoder.projector
-        device = lay_out_model(model.frequencies, projector, tile_shape())
+        model = bundle.load_model(projector.model_path)
+        device = lay_out_model(model.frequencies, model.encoder.projector, tile_shape())
         _loaded.clear()
         stream.release_shards()
         _loaded[key] = _Loaded(model.encoder, device)
     return _loaded[key]
 
 
-def _project_group(task: _GroupTask) -> _Group:
-    encoder, device = _load(task)
-    packed = read_rows(open_store(task.prepared_path), task.rows)
-    padded = pad_shard(packed, device.tile)
+class _Projected(NamedTuple):
+    """People on the device, padded: what they have, and their Q."""
+
+    genotypes: jax.Array
+    encoded: jax.Array
+    projection: Projection
+
+
+def _project(
+    projector: _Projector,
+    padded: PackedArray,
+    fixed: npt.NDArray[np.int16] | None,
+) -> _Projected:
+    """Find the Q of people who are padded to whole tiles."""
+    encoder, device = _load(projector)
     genotypes = jnp.asarray(padded)
     features = device.features(
         genotypes, jnp.asarray(count_called(padded).astype(np.float32))
     )
     encoded = training.encode(encoder.config, encoder.weights, features)
-    projected = project_ancestry(
-        genotypes, encoded, device.frequencies, refine=task.refine, tile=device.tile
+    projection = project_ancestry(
+        genotypes,
+        encoded,
+        device.frequencies,
+        refine=projector.refine,
+        tile=device.tile,
     )
-    if task.fixed is not None:
-        given = fix_ancestry(projected.ancestry, task.fixed)
-        projected = project_ancestry(
+    if fixed is not None:
+        given = fix_ancestry(projection.ancestry, fixed)
+        projection = project_ancestry(
             genotypes, given, device.frequencies, refine=0, tile=device.tile
         )
+    return _Projected(genotypes, encoded, projection)
+
+
+def _project_candidates(
+    projector: _Projector,
+    people: npt.NDArray[np.int64],
+    fixed: npt.NDArray[np.int16] | None,
+    elements: npt.NDArray[np.int64],
+    n_padded: int,
+) -> Candidates:
+    packed = read_people(open_store(projector.prepared_path), people)
+    padded = pad_people(packed, n_padded, _load(projector).device.tile)
+    ancestry = _project(projector, padded, fixed).projection.ancestry
+    return Candidates(packed[:, elements.ravel()], np.array(ancestry)[: len(people)])
+
+
+def _project_group(task: _GroupTask) -> _Group:
+    device = _load(task.projector).device
+    packed = read_rows(open_store(task.projector.prepared_path), task.rows)
+    projected = _project(task.projector, pad_shard(packed, device.tile), task.fixed)
+    genotypes, encoded, (on_device, log_likelihood) = projected
     n_called = count_called(packed)
-    errors = None
+    ancestry = np.array(on_device)[: len(packed)]
+    values: dict[str, npt.NDArray[Any]] = {}
     if task.errors is not None:
-        errors = group_errors(task.errors, genotypes, projected.ancestry, device)
+        errors = group_errors(task.errors, genotypes, on_device, device)
         errors = errors[: len(packed)]
         if task.fixed is not None:
             errors[task.fixed >= 0] = 0
         errors[n_called == 0] = np.nan
-    ancestry = np.array(projected.ancestry)[: len(packed)]
+        values[_ERROR] = errors
+    if task.check is not None:
+        checked = fit_check.check_group(
+            task.check, packed, ancestry, task.rows, task.in_fit
+        )
+        values |= zip(schema.FIT_CHECK, checked, strict=True)
     difference = ancestry - np.asarray(encoded)[: len(packed)]
     squared_error = float(np.sum(difference[n_called > 0] ** 2, dtype=np.float64))
     ancestry[n_called == 0] = np.nan
-    log_likelihood = np.asarray(projected.log_likelihood)[: len(packed)]
-    return _Group(ancestry, log_likelihood, n_called, errors, squared_error)
+    per_person = (ancestry, np.asarray(log_likelihood)[: len(packed)], n_called)
+    values |= zip(_VALUES, per_person, strict=True)
+    return _Group(values, squared_error)
 
 
 def _write_block(path: Location, block: int, rows: Rows, parts: list[_Group]) -> None:
     store = Store.open(path, KIND, writable=True)
-    for name, values in zip((*_VALUES, _ERROR), zip(*parts, strict=True), strict=False):
-        if name in store:
-            store.write_rows(name, rows, np.concatenate(values))
+    for name in parts[0].values:
+        whole = np.concatenate([part.values[name] for part in parts])
+        store.write_rows(name, rows, whole)
     store.mark_done(block, sum(part.squared_error for part in parts))
 
 
-def _figures(store: Store, prepared: Prepared) -> _Figures:
+def _figures(store: Store, prepared: Prepared, config: ApplyConfig) -> _Figures:
     n_values = prepared.n_samples * store.shape("variant_population_frequency")[1]
     counted = prepared.in_fit if prepared.in_fit.any() else ~prepared.in_fit
     n_called = store.read("sample_n_called")
@@ -293,4 +393,5 @@ def _figures(store: Store, prepared: Prepared) -> _Figures:
         observed_genotypes=int(n_called[counted].sum()),
         n_uncalled=int(np.count_nonzero(n_called == 0)),
         encoder_rmse=float(np.sqrt(sum(store.block_figures()) / n_values)),
+        fit_check=fit_check.summarise(store, config),
     )

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 from estimator.packing import DOSAGES, packed_width
-from pipeline import apply, decode, plan, steps
+from pipeline import apply, decode, fit_check, plan, steps
 from pipeline.config import RunConfig
 from pipeline.errors import InputError
 
@@ -130,7 +130,8 @@ def plan_budget(
         "prepare": _prepare_bytes(sizes),
         "fit": _fit_bytes(sizes, config, shard_bytes, sums_bytes, per_worker),
         "train": _encoder_bytes(sizes, config, config.train.batch_size),
-        "apply": _encoder_bytes(sizes, config, apply.GROUP_PEOPLE),
+        "apply": _encoder_bytes(sizes, config, apply.GROUP_PEOPLE)
+        + _check_bytes(sizes, config),
     }
     cache_bytes = min(config.fit.cache_bytes, per_worker * shard_bytes)
     if worker_limit is not None:
@@ -201,6 +202,18 @@ def _encoder_bytes(sizes: Sizes, config: RunConfig, n_people: int) -> int:
     # P and the projector here and on the device, and P once more by position.
     model = 5 * FLOAT_BYTES * config.fit.n_populations * sizes.n_variants
     return WORKER_BYTES + ENCODER_KERNEL_BYTES + genotypes + model
+
+
+def _check_bytes(sizes: Sizes, config: RunConfig) -> int:
+    """Memory for the references of the fit check, and for making them."""
+    people = min(config.apply.fit_check_people, sizes.n_samples)
+    variants = min(sizes.n_variants, fit_check.MAX_VARIANTS)
+    residuals = FLOAT_BYTES * people * variants
+    # Of everybody in a group with every reference, on two halves, in float64.
+    pairs = 2 * 2 * FLOAT_BYTES * people * apply.GROUP_PEOPLE
+    candidates = fit_check.CANDIDATES * people * packed_width(variants) * sizes.itemsize
+    # As they come, together, and on the device.
+    return 4 * residuals + 8 * pairs + 3 * candidates
 
 
 def check_budget(

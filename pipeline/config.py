@@ -259,6 +259,9 @@ STANDARD_ERRORS = (JACKKNIFE, INFORMATION, NO_ERRORS)
 # Newton steps after the encoder, where the configuration leaves them to the method.
 _NEWTON_STEPS = {LIKELIHOOD: 8, NEURAL: 0, GIVEN: 8}
 
+# Fewer people to compare with tell chance from what is shared no longer.
+MIN_CHECK_PEOPLE = 32
+
 CHECK, TRUSTED, DROP = "check", "trusted", "drop"
 STRANDS = (CHECK, TRUSTED, DROP)
 
@@ -297,6 +300,8 @@ class ApplyConfig:
     min_overlap: float = 0.5
     standard_errors: str = JACKKNIFE
     jackknife_blocks: int = 128
+    fit_check_people: int = 512
+    fit_check_threshold: float = 0.02
 
     def __post_init__(self) -> None:
         _require(
@@ -317,6 +322,12 @@ class ApplyConfig:
             self.jackknife_blocks >= 2,
             f"apply.jackknife_blocks is {self.jackknife_blocks}; it must be at least 2",
         )
+        _require(
+            self.fit_check_people == 0 or self.fit_check_people >= MIN_CHECK_PEOPLE,
+            f"apply.fit_check_people is {self.fit_check_people}; it must be at least "
+            f"{MIN_CHECK_PEOPLE}, or 0 for no check",
+        )
+        _require_fraction("apply", fit_check_threshold=self.fit_check_threshold)
 
     def newton_steps(self, method: str) -> int:
         """Steps for a model that was fitted by some method."""

@@ -16,8 +16,10 @@ from jaxtyping import Float, Int
 from pipeline import figures, publication, store
 from pipeline.errors import InputError
 from pipeline.location import Location, replacing
+from pipeline.pair_means import mean_over_pairs
 
 MAX_GROUPS_LISTED = 100
+MAX_GROUPS_COMPARED = 20
 NO_LABEL = "(no label)"
 
 
@@ -128,6 +130,7 @@ def _render(result: store.Store) -> str:
         "by_population": "sample_population" in result,
         "qc_steps": attrs.get("qc_steps") or [],
         "relatives": attrs.get("relatives"),
+        **_fit_check_section(result, ancestry),
         **_trace_section(attrs),
         **(_ancestry_section(ancestry[called], labels) if called.any() else {}),
     }
@@ -205,6 +208,46 @@ def _ancestry_section(
             (summary.names[i], int(summary.counts[i]), summary.means[i].tolist())
             for i in order[np.isin(order, largest)]
         ],
+    }
+
+
+def _fit_check_section(
+    result: store.Store, ancestry: Float[np.ndarray, "samples populations"]
+) -> dict[str, Any]:
+    """People whom the populations do not describe, by group, and what they share."""
+    found = result.attrs.get("fit_check")
+    if not found:
+        return {}
+    flagged = result.read("sample_poorly_described")
+    groups = _labels(result, np.nan_to_num(ancestry))
+    names, member = np.unique(groups, return_inverse=True)
+    n_flagged = np.bincount(member, flagged, len(names)).astype(int)
+    n_people = np.bincount(member)
+    listed = np.argsort(-n_flagged, kind="stable")[:MAX_GROUPS_LISTED]
+    # Without labels, those who are not described are a group of their own.
+    if "sample_population" not in result:
+        groups = np.where(flagged, np.char.add(groups, ", not described"), groups)
+    people = result.read("reference_sample")
+    compared, of_person, sizes = np.unique(
+        groups[people], return_inverse=True, return_counts=True
+    )
+    largest = np.sort(np.argsort(-sizes, kind="stable")[:MAX_GROUPS_COMPARED])
+    place = np.full(len(compared), -1)
+    place[largest] = np.arange(len(largest))
+    pairs = result.read("reference_residual_correlation")
+    matrix = mean_over_pairs(pairs, place[of_person], len(largest))
+    return {
+        "fit_check": found,
+        "flagged_groups": [
+            (names[i], int(n_people[i]), int(n_flagged[i]))
+            for i in listed
+            if n_flagged[i]
+        ],
+        "compared": [
+            (compared[i], int(sizes[i]), [None if np.isnan(x) else x for x in row])
+            for i, row in zip(largest, matrix.tolist(), strict=True)
+        ],
+        "n_compared": len(compared),
     }
 
 

@@ -224,6 +224,7 @@ def _summarise(
         "n_samples_uncalled": found["n_samples_uncalled"],
         "n_variants": store.shape("variant_position")[0],
         "encoder_rmse": found["encoder_rmse"],
+        "fit_check": found["fit_check"],
         "qc_steps": found["qc_steps"],
         "relatives": found["relatives"],
         "log_likelihood_trace": found["log_likelihood_trace"],

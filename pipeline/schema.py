@@ -146,10 +146,46 @@ POPULATION_ID = ArraySpec(
     "Name of the population, where people were labelled: the labels in order, then "
     "population_N for the others.",
 )
+# What every person has of the fit check, and the people they were compared with.
+FIT_CHECK = {
+    "sample_residual_correlation": ArraySpec(
+        ("samples",),
+        "float32",
+        "Median residual correlation with the references most alike, in [-1, 1]: about "
+        "0 where the populations describe the person, NaN without called genotypes.",
+    ),
+    "sample_residual_correlation_se": ArraySpec(
+        ("samples",), "float32", "Standard error of it where they do."
+    ),
+    "sample_poorly_described": ArraySpec(
+        ("samples",),
+        "bool",
+        "Whether it is above the threshold, and by more than chance.",
+    ),
+}
+REFERENCES = {
+    "reference_sample": ArraySpec(
+        ("references",), "int64", "Positions of the references, rising."
+    ),
+    "reference_residual_correlation": ArraySpec(
+        ("references_0", "references_1"),
+        "float32",
+        "Residual correlation of each two references, corrected for the estimation of "
+        "P from them; NaN with themselves.",
+    ),
+    "population_residual_correlation": ArraySpec(
+        ("populations_0", "populations_1"),
+        "float32",
+        "Mean of it over the pairs of references of two populations, each person in "
+        "that of most of their ancestry; NaN where there is no pair.",
+    ),
+}
 OPTIONAL_ANCESTRY = {
     "population_id": POPULATION_ID,
     "sample_population": POPULATION,
     "sample_ancestry_proportion_se": STANDARD_ERROR,
+    **FIT_CHECK,
+    **REFERENCES,
 }
 
 RELATIVES = {

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import numpy.typing as npt
 
 from estimator.likelihood import TileShape, padded_shape, tile_shape
 from estimator.packing import PackedArray, all_missing
@@ -133,6 +134,18 @@ def load_shard(key: ShardKey, budget: int, upcoming: ShardKey | None = None) -> 
 def read_rows(store: Store, rows: Rows) -> PackedArray:
     """Packed genotypes of everybody in some rows."""
     return store.read("call_genotype_packed", rows.slice)
+
+
+def read_people(store: Store, people: npt.NDArray[np.int64]) -> PackedArray:
+    """Packed genotypes of some people, by rising position, a chunk at a time."""
+    unit = store.chunks("call_genotype_packed")[0]
+    chunks = people // unit
+    parts = []
+    for chunk in np.unique(chunks):
+        start = int(chunk) * unit
+        wanted = people[chunks == chunk] - start
+        parts.append(read_rows(store, Rows(start, start + unit))[wanted])
+    return np.concatenate(parts)
 
 
 def _read_shard(key: ShardKey) -> Shard:

@@ -33,6 +33,7 @@ CHECKED_MODULES = (
     "projection",
     "quadratic",
     "relaxation",
+    "residuals",
     "spectral",
     "training",
     "uncertainty",

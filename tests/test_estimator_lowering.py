@@ -31,6 +31,7 @@ from estimator import (
     projection,
     quadratic,
     relaxation,
+    residuals,
     training,
     uncertainty,
 )
@@ -129,6 +130,18 @@ def refinement():
 def block_pieces():
     shape: Any = jax.ShapeDtypeStruct((128,), jnp.int64)
     return uncertainty.BlockPieces(shape, shape, shape, f32(128))
+
+
+N_REFERENCES, CHECK_TILES = 512, 2
+CHECK_TILE = likelihood.TileShape(TILE.people, 2048)
+
+
+def check_tiles(n_rows):
+    return f32(CHECK_TILES, 4, n_rows, CHECK_TILE.width)
+
+
+def panel():
+    return residuals.Panel(check_tiles(K), check_tiles(N_REFERENCES), check_tiles(1))
 
 
 def minibatch():
@@ -235,6 +248,16 @@ CASES = {
         uncertainty.standard_errors,
         (Q, f32(N_PEOPLE, PAIRS), Q, f32(N_PEOPLE, PAIRS)),
         {},
+    ),
+    "reference_residuals": lambda: (
+        residuals.reference_residuals,
+        (PACKED, Q, check_tiles(K)),
+        {"tile": CHECK_TILE},
+    ),
+    "residual_sums": lambda: (
+        residuals.residual_sums,
+        (PACKED, Q, panel()),
+        {"tile": CHECK_TILE},
     ),
     "frequencies_to_logits": lambda: (model.frequencies_to_logits, (P,), {}),
     "logits_to_frequencies": lambda: (model.logits_to_frequencies, (P,), {}),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from estimator.packing import packed_width
 from pipeline import budget
 from pipeline.budget import MIB, Budget, Sizes
-from pipeline.config import FitConfig, RunConfig
+from pipeline.config import ApplyConfig, FitConfig, RunConfig
 from pipeline.errors import InputError
 
 SIZES = Sizes(40_000, 100_000, 1_000, 10_000)
@@ -92,6 +92,19 @@ def test_plan_budget__counts_the_bytes_of_the_encoding(itemsize: int):
     assert wider.disk_bytes - narrow.disk_bytes == added
     for stage, size in narrow.stage_bytes.items():
         assert wider.stage_bytes[stage] > size
+
+
+def test_plan_budget__fit_check_is_of_one_size_for_large_cohorts():
+    def added(**changes: int) -> int:
+        sizes = dataclasses.replace(SIZES, **changes)
+        without = dataclasses.replace(CONFIG, apply=ApplyConfig(fit_check_people=0))
+        both = (budget.plan_budget(sizes, each, 2, None) for each in (CONFIG, without))
+        planned, least = (each.stage_bytes["apply"] for each in both)
+        return planned - least
+
+    assert 100 * MIB < added() < 250 * MIB
+    assert added(n_samples=10**6, n_variants=10**6) == added()
+    assert added(n_samples=100, n_variants=1_000) < 10 * MIB
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,8 @@ COMPLETE = RunConfig(
         min_overlap=0.7,
         standard_errors="information",
         jackknife_blocks=64,
+        fit_check_people=100,
+        fit_check_threshold=0.1,
     ),
 )
 
@@ -245,6 +247,14 @@ def test_apply_config__refuses_negative_steps():
     ("values", "message"),
     [
         ({"strand": "guess"}, r"apply\.strand is 'guess'; it must be one of check,"),
+        (
+            {"fit_check_people": 8},
+            r"apply\.fit_check_people is 8; it must be at least 32, or 0 for no check",
+        ),
+        (
+            {"fit_check_threshold": -0.1},
+            r"apply\.fit_check_threshold is -0\.1; it must be in \[0, 1\]",
+        ),
         ({"min_overlap": 1.5}, r"apply\.min_overlap is 1\.5; it must be in \[0, 1\]"),
     ],
 )

@@ -315,6 +315,59 @@ def test_write_report__short_traces(
     assert page.count('<svg role="img"') == (2 if "after" in text else 1)
 
 
+def add_fit_check(path: Path, flagged: np.ndarray) -> None:
+    """A check of everybody against everybody, in which the flagged correlate."""
+    result = store.Store.open(path, "ancestry", writable=True)
+    pairs = 0.25 * np.outer(flagged, flagged).astype(np.float32)
+    np.fill_diagonal(pairs, np.nan)
+    values = {
+        "sample_poorly_described": flagged,
+        "reference_sample": np.arange(len(flagged)),
+        "reference_residual_correlation": pairs,
+    }
+    store.write_all(result, schema.OPTIONAL_ANCESTRY, values)
+    result.set_attrs(
+        fit_check={
+            "n_references": len(flagged),
+            "threshold": 0.02,
+            "n_poorly_described": int(flagged.sum()),
+        }
+    )
+
+
+@pytest.mark.parametrize("labels", [["a", "b"] * 10, None])
+def test_write_report__people_who_are_not_described(
+    tmp_path: Path, labels: list[str] | None
+) -> None:
+    shares = np.zeros((20, 2), np.float32)
+    shares[np.arange(20), np.arange(20) % 2] = 1
+    path = write_ancestry(tmp_path / "ancestry.zarr", shares, labels)
+    add_fit_check(path, np.arange(20) % 4 == 1)
+    report.write_report(path, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert "5 of 20 people are not described by these 2 populations" in page
+    assert "PERSON" not in page
+    rows = rows_of(page)
+    second = "b" if labels else "mostly 2"
+    assert [second, "10", "5"] in rows
+    if labels:
+        # Of the 90 pairs, 20 are of two who are flagged.
+        assert ["b", "10", "0.000", f"{0.25 * 20 / 90:.3f}"] in rows
+    else:
+        assert ["mostly 2, not described", "5", "0.000", "0.000", "0.250"] in rows
+    check_tags(page)
+
+
+def test_write_report__everybody_is_described(tmp_path: Path) -> None:
+    path = write_ancestry(tmp_path / "ancestry.zarr", dirichlet(20, 1))
+    add_fit_check(path, np.zeros(20, bool))
+    report.write_report(path, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert "0 of 20 people are not described by the one population" in page
+    assert "says who they are" not in page
+    check_tags(page)
+
+
 def test_write_report__refuses_missing_folder(tmp_path: Path) -> None:
     ancestry = write_ancestry(tmp_path / "ancestry.zarr", dirichlet(2, 2))
     with pytest.raises(InputError, match="folder .*none does not exist; make it first"):

@@ -457,7 +457,14 @@ def test_run__reaches_admixture_on_hapmap3(workers: Cluster, tmp_path: Path, k: 
     summary = json.loads((output / "run.json").read_text())
     assert summary["n_variants"] == 13_928
     assert summary["log_likelihood"] >= ADMIXTURE[k] - 0.5
+    labels = np.loadtxt(SHARED / "labels.tsv", str, skiprows=1, usecols=1)
+    flagged = read(output, "sample_poorly_described")
+    if k == 2:
+        # Mexican Americans have ancestors in a third population.
+        assert flagged[labels == "MEX"].mean() >= 0.9
+        assert flagged[labels != "MEX"].mean() <= 0.02
     if k == 3:
+        assert not flagged.any()
         published = np.loadtxt(SHARED / "admixture_ref" / "hapmap3.3.Q")
         q = read(output, "sample_ancestry_proportion")
         assert rmse(q, published) < 0.002

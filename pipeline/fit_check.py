@@ -1,0 +1,219 @@
+"""Fit check: who is not described by the populations, and how populations differ in it.
+
+Everybody's residuals are compared with those of the references, some hundred people of
+the cohort (`references`), at some thousand variants, in `apply`, while a group's
+genotypes are in memory: what it costs a person does not grow with the cohort, nor with
+the variants. Who are most like a person is told by half of the variants, and how their
+residuals correlate with the person's by the other half (`estimator.residuals`): by
+chance alone that is 0, with a standard error that each person's own correlations give.
+
+The mean over all people of a population, the obvious thing to compare with, would find
+little: where P is at the maximum of the likelihood, the residuals of a population's
+people, weighted by their share in it, nearly cancel.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from estimator import residuals
+from estimator.likelihood import TileShape
+from estimator.packing import VARIANTS_PER_BYTE, PackedArray, packed_width
+from estimator.residuals import HALVES, Panel, References
+from pipeline.config import MIN_CHECK_PEOPLE, ApplyConfig
+from pipeline.location import Location
+from pipeline.pair_means import mean_over_pairs
+from pipeline.plan import Rows
+from pipeline.prepared import Prepared, open_store
+from pipeline.references import (
+    FloatArray,
+    Integers,
+    ReferencePlan,
+    compare,
+    half_tile,
+    lay_out,
+    load_references,
+)
+from pipeline.schema import REFERENCES
+from pipeline.store import Store
+
+# Variants of the comparison: a pair's correlation then has a standard deviation of .01.
+MAX_VARIANTS = 16_384
+# With fewer, chance is larger than what is looked for.
+MIN_VARIANTS = 512
+# People that the references are chosen from, for each of them.
+CANDIDATES = 4
+# Standard errors above 0 that a flagged person has to be: by chance, one in 2,000 is,
+# and one in 300 where there are only 64 references.
+STANDARD_ERRORS = 3.5
+# Stretches of variants that belong to one half and the other in turn.
+_STRETCHES = 64
+# Share of the most calls that a reference has to have.
+_MIN_CALLED = 0.5
+
+
+@dataclass(frozen=True)
+class GroupCheck:
+    """How the people of a group are checked.
+
+    Attributes
+    ----------
+    path
+        The file of the references.
+    stamp
+        Fingerprint of the run, so that a file made anew is read anew.
+    threshold
+        Residual correlation from which a person is flagged.
+    """
+
+    path: Location
+    stamp: str
+    threshold: float
+
+
+class Checked(NamedTuple):
+    """What the check found of some people."""
+
+    correlation: FloatArray
+    standard_error: FloatArray
+    poorly_described: npt.NDArray[np.bool_]
+
+
+def plan_check(
+    config: ApplyConfig, prepared: Prepared, model_path: Location, path: Location
+) -> ReferencePlan | None:
+    """Plan the check of a prepared store; None where it is off, or too little to tell.
+
+    Parameters
+    ----------
+    config
+        Number of references.
+    prepared
+        The people. References are in the fit, where anybody is.
+    model_path
+        The model.
+    path
+        Where the references go.
+    """
+    if not config.fit_check_people or prepared.n_variants < MIN_VARIANTS:
+        return None
+    n_called = open_store(prepared.path).read("sample_n_called")
+    counted = prepared.in_fit if prepared.n_in_fit else ~prepared.in_fit
+    people = np.flatnonzero(counted & (n_called > _MIN_CALLED * n_called.max()))
+    if len(people) < MIN_CHECK_PEOPLE:
+        return None
+    n_candidates = CANDIDATES * config.fit_check_people
+    return ReferencePlan(
+        path,
+        model_path,
+        config.fit_check_people,
+        choose_elements(packed_width(prepared.n_variants)),
+        people[_evenly_spaced(len(people), n_candidates)],
+        prepared.n_in_fit,
+    )
+
+
+def choose_elements(n_elements: int) -> Integers:
+    """Evenly spaced elements, in stretches that go to one half and the other in turn.
+
+    >>> choose_elements(256)[:, :5].tolist()
+    [[0, 1, 2, 3, 8], [4, 5, 6, 7, 12]]
+    """
+    chosen = _evenly_spaced(n_elements, MAX_VARIANTS // VARIANTS_PER_BYTE)
+    half = np.arange(len(chosen)) * _STRETCHES // len(chosen) % HALVES
+    length = min(np.bincount(half, minlength=HALVES))
+    return np.stack([chosen[half == i][:length] for i in range(HALVES)])
+
+
+def _evenly_spaced(n: int, most: int) -> Integers:
+    """As many of n places as are asked for, where a whole stride would leave fewer."""
+    n_chosen = min(n, most)
+    return np.arange(n_chosen) * n // n_chosen
+
+
+class _Loaded(NamedTuple):
+    people: Integers
+    elements: Integers
+    references: References
+    panel: Panel
+    tile: TileShape
+
+
+# The references that this worker compared people with last.
+_loaded: dict[GroupCheck, _Loaded] = {}
+
+
+def _load(check: GroupCheck) -> _Loaded:
+    if check not in _loaded:
+        file = load_references(check.path)
+        tile = half_tile(file.elements)
+        _loaded.clear()
+        panel = lay_out(file.frequencies, file.residuals, tile)
+        # What is on the device now is not kept here as well.
+        _loaded[check] = _Loaded(
+            file.people, file.elements, file.references, panel, tile
+        )
+    return _loaded[check]
+
+
+def check_group(
+    check: GroupCheck,
+    packed: PackedArray,
+    ancestry: FloatArray,
+    rows: Rows,
+    in_fit: npt.NDArray[np.bool_],
+) -> Checked:
+    """Check the people of a group.
+
+    Parameters
+    ----------
+    check
+        Where the references are.
+    packed
+        Genotypes of the people, not padded.
+    ancestry
+        Their Q.
+    rows
+        Their positions.
+    in_fit
+        Who of them P was estimated from.
+    """
+    people, elements, references, panel, tile = _load(check)
+    sums = compare(panel, packed[:, elements.ravel()], ancestry, tile)
+    halves = residuals.correlate(sums, ancestry, in_fit, references).halves
+    positions = np.arange(rows.start, rows.stop)
+    place = np.searchsorted(people, positions)
+    place = np.minimum(place, len(people) - 1)
+    own = np.where(people[place] == positions, place, -1)
+    found = residuals.check_fit(halves, own)
+    least = np.maximum(check.threshold, STANDARD_ERRORS * found.standard_error)
+    return Checked(*found, found.correlation > least)
+
+
+def reference_arrays(path: Location) -> dict[str, npt.NDArray[Any]]:
+    """Who the references are and how they correlate, as `schema.REFERENCES`."""
+    with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
+        people, correlation, ancestry = (
+            file[name] for name in ("people", "correlation", "ancestry")
+        )
+    k = ancestry.shape[1]
+    means = mean_over_pairs(correlation, ancestry.argmax(axis=1), k)
+    arrays = (people, correlation, means.astype(np.float32))
+    return dict(zip(REFERENCES, arrays, strict=True))
+
+
+def summarise(store: Store, config: ApplyConfig) -> dict[str, Any] | None:
+    """Figures of the check for an ancestry store's attributes; None without one."""
+    if "sample_poorly_described" not in store:
+        return None
+    matrix = store.read("population_residual_correlation").astype(np.float64)
+    known = [[None if np.isnan(x) else round(x, 6) for x in row] for row in matrix]
+    return {
+        "n_references": store.shape("reference_sample")[0],
+        "threshold": config.fit_check_threshold,
+        "standard_errors": STANDARD_ERRORS,
+        "n_poorly_described": int(store.read("sample_poorly_described").sum()),
+        "population_residual_correlation": known,
+    }

@@ -1,0 +1,237 @@
+"""The fit check of whole applications: who is flagged, what is kept, same bytes."""
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from estimator import training
+from pipeline import apply, fit_check, run, stages
+from pipeline.config import ApplyConfig, FitConfig, QCConfig, RunConfig, TrainConfig
+from pipeline.labels import read_labels
+from pipeline.references import choose_references
+from pipeline.schema import FIT_CHECK, REFERENCES
+from pipeline.store import Store
+from pipeline.tasks import Cluster
+from tests import helpers, oracle
+from tests.helpers import SerialCluster
+
+SERIAL: contextlib.nullcontext[Cluster] = contextlib.nullcontext(SerialCluster())
+N_PEOPLE, N_VARIANTS, N_GHOSTS = 256, 2_048, 26
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "DISTILLATION_STEPS", 20)
+        yield
+
+
+def config(k: int, **changes: Any) -> RunConfig:
+    return RunConfig(
+        qc=QCConfig(enabled=False),
+        fit=FitConfig(n_populations=k, max_rounds=60),
+        train=TrainConfig(epochs=0),
+        apply=ApplyConfig(standard_errors="none", **changes),
+    )
+
+
+def diploid(genotypes: np.ndarray) -> np.ndarray:
+    """Calls, variants x people x 2, of counts, people x variants."""
+    calls = np.stack([genotypes >= 1, genotypes >= 2], axis=2).astype(np.int8)
+    calls[genotypes < 0] = -1
+    return calls.transpose(1, 0, 2)
+
+
+def draw(seed: int, n_ghosts: int = N_GHOSTS) -> tuple[np.ndarray, np.ndarray]:
+    """Genotypes and Q of people of three populations, the last ones of a fourth."""
+    truth = oracle.simulate(N_PEOPLE, N_VARIANTS, 4, seed=7, fst=0.1)
+    rng = np.random.default_rng(seed)
+    ancestry = np.zeros((N_PEOPLE, 4))
+    ancestry[:, :3] = rng.dirichlet([0.3] * 3, N_PEOPLE)
+    ancestry[N_PEOPLE - n_ghosts :] = [0, 0, 0, 1]
+    genotypes = rng.binomial(2, ancestry @ truth.frequencies).astype(np.int8)
+    genotypes[rng.random(genotypes.shape) < 0.02] = -1
+    return genotypes, ancestry
+
+
+def write(folder: Path, genotypes: np.ndarray, **changes: Any) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    options = {"chunks": (N_VARIANTS, 64), **changes}
+    return helpers.write_cohort(folder / "cohort.vcz", diploid(genotypes), **options)
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write(tmp_path_factory.mktemp("cohort"), draw(0)[0])
+
+
+@pytest.fixture(scope="module")
+def one_too_few(cohort: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("three") / "out"
+    run.run(cohort, output, config(3), SERIAL)
+    return output
+
+
+@pytest.fixture(scope="module")
+def right(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cohort of the three populations alone."""
+    folder = tmp_path_factory.mktemp("right")
+    source = write(folder, draw(2, n_ghosts=0)[0])
+    run.run(source, folder / "out", config(3), SERIAL)
+    return folder / "out"
+
+
+def opened(output: Path, name: str = "ancestry.zarr") -> Store:
+    return Store.open(output / name, "ancestry")
+
+
+def test_run__flags_the_people_of_a_population_that_is_not_there(one_too_few: Path):
+    store = opened(one_too_few)
+    flagged = store.read("sample_poorly_described")
+    ghosts = np.arange(N_PEOPLE) >= N_PEOPLE - N_GHOSTS
+    assert flagged[ghosts].mean() >= 0.95
+    assert flagged[~ghosts].mean() <= 0.05
+    summary = json.loads((one_too_few / "run.json").read_text())["fit_check"]
+    assert summary["n_poorly_described"] == flagged.sum()
+    assert summary["n_references"] == N_PEOPLE
+    assert summary["threshold"] == 0.02
+    pairs = store.read("reference_residual_correlation")
+    outside = ~np.eye(N_PEOPLE, dtype=bool)
+    assert pairs[np.ix_(ghosts, ghosts)][outside[:N_GHOSTS, :N_GHOSTS]].mean() > 0.05
+
+
+def test_run__flags_nobody_where_k_is_right(right: Path):
+    store = opened(right)
+    z = store.read("sample_residual_correlation") / store.read(
+        "sample_residual_correlation_se"
+    )
+    assert store.read("sample_poorly_described").mean() <= 0.01
+    assert abs(z.mean()) < 0.25
+    assert 0.85 < z.std() < 1.2
+    matrix = store.read("population_residual_correlation")
+    assert matrix.shape == (3, 3)
+    assert np.abs(matrix).max() < 0.005
+    summary = json.loads((right / "run.json").read_text())["fit_check"]
+    known = np.array(summary["population_residual_correlation"])
+    np.testing.assert_allclose(known, matrix, atol=1e-6)
+    assert "references.npz" not in {path.name for path in right.rglob("*")}
+
+
+def test_run__references_are_everybody_in_a_small_cohort(right: Path):
+    store = opened(right)
+    assert store.read("reference_sample").tolist() == list(range(N_PEOPLE))
+    pairs = store.read("reference_residual_correlation")
+    assert np.isnan(np.diag(pairs)).all()
+    np.testing.assert_allclose(pairs, pairs.T, atol=1e-5)
+
+
+def test_apply__check_can_be_left_out(cohort: str, right: Path, tmp_path: Path):
+    output = tmp_path / "ancestry.zarr"
+    without = config(3, fit_check_people=0)
+    stages.project(right / "model.zarr", cohort, output, without, SERIAL)
+    store = Store.open(output, "ancestry")
+    assert store.attrs["fit_check"] is None
+    assert not {*FIT_CHECK, *REFERENCES} & set(store.names())
+
+
+def test_project__new_people_are_checked_among_themselves(
+    right: Path, tmp_path: Path, caplog: Any
+):
+    genotypes = draw(1)[0]
+    genotypes[3] = -1
+    source = write(tmp_path / "new", genotypes)
+    stages.project(right / "model.zarr", source, tmp_path / "a.zarr", config(3), SERIAL)
+    store = Store.open(tmp_path / "a.zarr", "ancestry")
+    flagged = store.read("sample_poorly_described")
+    ghosts = np.arange(N_PEOPLE) >= N_PEOPLE - N_GHOSTS
+    assert flagged[ghosts].mean() >= 0.95
+    assert flagged[~ghosts].mean() <= 0.05
+    message = f"{flagged.sum()} of {N_PEOPLE} people are not described"
+    assert message in caplog.text
+    value = store.read("sample_residual_correlation")
+    assert np.flatnonzero(np.isnan(value)).tolist() == [3]
+    assert not flagged[3]
+    assert 3 not in store.read("reference_sample")
+
+
+def test_project__one_person_is_not_checked(right: Path, tmp_path: Path):
+    source = write(tmp_path / "new", draw(1)[0][:1])
+    output = tmp_path / "ancestry.zarr"
+    stages.project(right / "model.zarr", source, output, config(3), SERIAL)
+    assert Store.open(output, "ancestry").attrs["fit_check"] is None
+
+
+def test_run__with_labels(cohort: str, tmp_path: Path):
+    """Supervised for two of three populations; a fourth is absent."""
+    _, ancestry = draw(0)
+    pure = [(i, int(q.argmax())) for i, q in enumerate(ancestry) if q[:2].max() > 0.9]
+    labels = tmp_path / "labels.tsv"
+    labels.write_text("".join(f"s{i}\t{'AB'[k]}\n" for i, k in pure))
+    output = tmp_path / "out"
+    run.run(cohort, output, config(3), SERIAL, labels=read_labels(labels))
+    flagged = opened(output).read("sample_poorly_described")
+    ghosts = np.arange(N_PEOPLE) >= N_PEOPLE - N_GHOSTS
+    assert flagged[ghosts].mean() >= 0.9
+    assert flagged[~ghosts].mean() <= 0.1
+
+
+class _KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("name", ["write_references", "_write_block"])
+def test_apply__resumed_gives_the_same_bytes(
+    cohort: str, right: Path, tmp_path: Path, monkeypatch: Any, name: str
+):
+    # Fewer references than people, so that they have to be chosen.
+    settings = config(3, fit_check_people=64)
+    model, outputs = right / "model.zarr", [tmp_path / "a.zarr", tmp_path / "b.zarr"]
+    stages.project(model, cohort, outputs[0], settings, SERIAL)
+    original, calls = getattr(apply, name), []
+
+    def die(*args: Any) -> Any:
+        calls.append(args)
+        result = original(*args) if name == "_write_block" else None
+        if len(calls) == 1 + (name == "_write_block"):
+            raise _KilledError
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(apply, name, die)
+        with pytest.raises(_KilledError):
+            stages.project(model, cohort, outputs[1], settings, SERIAL)
+    stages.project(model, cohort, outputs[1], settings, SERIAL, resume=True)
+    first, second = (
+        {
+            str(path.relative_to(output)): path.read_bytes()
+            for path in sorted(output.rglob("*"))
+            if path.is_file()
+        }
+        for output in outputs
+    )
+    assert first == second
+    store = Store.open(outputs[0], "ancestry")
+    assert len(store.read("reference_sample")) == 64
+    assert np.isfinite(store.read("sample_residual_correlation")).all()
+
+
+def test_choose_references__as_many_of_each_population_as_there_are():
+    population = np.repeat([0, 1, 2], [1000, 20, 200])
+    chosen = choose_references(population, 128)
+    assert np.bincount(population[chosen]).tolist() == [54, 20, 54]
+    assert len(np.unique(chosen)) == 128
+    assert choose_references(population[:7], 128).tolist() == list(range(7))
+
+
+@pytest.mark.parametrize("n_elements", [63, 64, 65, 4_096, 5_000, 250_000])
+def test_choose_elements__two_halves_of_one_length(n_elements: int):
+    first, second = fit_check.choose_elements(n_elements)
+    assert len(first) == len(second) > 0
+    both = np.concatenate([first, second])
+    assert len(np.unique(both)) == len(both)
+    assert both.max() < n_elements
+    assert 4 * len(both) <= fit_check.MAX_VARIANTS
