@@ -28,7 +28,7 @@ import numpy.typing as npt
 from jaxtyping import Array, Bool, Float32, Float64
 
 from estimator.config import MIN_FREQUENCY
-from estimator.quadratic import RIDGE, eliminate, solve_quadratic, symmetric_from_pairs
+from estimator.quadratic import RIDGE, solve_quadratic, symmetric_from_pairs
 
 Matrix = npt.NDArray[np.float64]
 Values = Float32[Array, "k n"] | Float32[np.ndarray, "k n"]
@@ -187,6 +187,35 @@ def pull(models: Models, values: Values, *, simplex: bool) -> Float64[Array, "k 
     return gradient.T if simplex else -gradient
 
 
+def _times(left: Array, right: Array) -> Array:
+    """Products of as many small matrices, elementwise over the last axis."""
+    terms = [left[:, i, None] * right[i][None] for i in range(len(right))]
+    return sum(terms[1:], start=terms[0])
+
+
+def _inverse(matrix: Array) -> Array:
+    """Inverse of symmetric positive definite matrices, by Gauss and Jordan.
+
+    A loop, where `eliminate` is unrolled: it is slower and compiled sooner.
+    """
+    k = matrix.shape[0]
+
+    def pivot(i: Array, rows: Array) -> Array:
+        row, column = (
+            jax.lax.dynamic_index_in_dim(rows, i, axis, keepdims=False)
+            for axis in (0, 1)
+        )
+        scaled = row / jax.lax.dynamic_index_in_dim(column, i, 0)
+        others = rows - column[:, None] * scaled[None]
+        return jax.lax.dynamic_update_index_in_dim(others, scaled, i, 0)
+
+    identity = jnp.broadcast_to(
+        jnp.eye(k, dtype=matrix.dtype)[:, :, None], matrix.shape
+    )
+    both = jnp.concatenate([matrix, identity], axis=1)
+    return jax.lax.fori_loop(0, k, pivot, both)[:, k:]
+
+
 def _inverse_on(hessian: Array, free: Array, simplex: bool) -> Array:
     """Inverse of H within the free variables and, on the simplex, a sum of zero."""
     k = hessian.shape[0]
@@ -195,16 +224,20 @@ def _inverse_on(hessian: Array, free: Array, simplex: bool) -> Array:
         jnp.eye(k, dtype=hessian.dtype)[:, :, None], hessian.shape
     )
     scale = jnp.mean(jnp.einsum("kkn->kn", hessian), axis=0)[None, None]
-    ridge = (RIDGE * scale + 1e-18) * identity
+    ridge = (RIDGE * scale + jnp.finfo(jnp.float32).tiny ** 0.5) * identity
     # Where the sum is zero, a constant in every entry of H changes nothing.
     shift = scale if simplex else jnp.zeros_like(scale)
     reduced = jnp.where(both, hessian + shift + ridge, identity)
-    inverse = jnp.where(both, eliminate(reduced, identity), 0.0)
+    inverse = jnp.where(both, _inverse(reduced), 0.0)
     if not simplex:
         return inverse
     column = jnp.sum(inverse, axis=1)
-    total = jnp.maximum(jnp.sum(column, axis=0), 1e-300)
+    total = jnp.maximum(jnp.sum(column, axis=0), jnp.finfo(jnp.float32).tiny)
     return inverse - column[:, None] * column[None] / total[None, None]
+
+
+# Models whose surface is computed together: what it takes stays in cache.
+CHUNK = 256
 
 
 @partial(jax.jit, static_argnames=("simplex",))
@@ -216,23 +249,50 @@ def surface(models: Models, change: Change, *, simplex: bool) -> Surface:
     -(Dv)'H(Dv) + (D's - HDv)'W(D's - HDv).
     """
     k, n = models.position.shape
-    values, slope, hessian = _optimum(models, change, simplex)
+
+    def chunks(values: Array) -> Array:
+        padding = [(0, 0)] * (values.ndim - 1) + [(0, -n % CHUNK)]
+        padded = jnp.pad(values, padding, mode="edge")
+        return jnp.moveaxis(padded.reshape(*values.shape[:-1], -1, CHUNK), -2, 0)
+
+    def add(total: Surface, chunk: tuple[Models, Array]) -> tuple[Surface, None]:
+        part = _surface_of_chunk(*chunk, change, simplex)
+        return jax.tree.map(jnp.add, total, part), None
+
+    counted = jnp.arange(-(-n // CHUNK) * CHUNK).reshape(-1, CHUNK) < n
+    start = Surface(
+        jnp.zeros((), jnp.float64),
+        jnp.zeros((k, k), jnp.float64),
+        jnp.zeros((k, k, k, k), jnp.float64),
+    )
+    split = Models(*map(chunks, map(jnp.asarray, models)))
+    return jax.lax.scan(add, start, (split, counted))[0]
+
+
+def _surface_of_chunk(
+    models: Models, counted: Array, change: Change, simplex: bool
+) -> Surface:
+    """Surface of some models; others only fill the chunk."""
+    k, n = models.position.shape
+    values, slope, h = _optimum(models, change, simplex)
     moved = (_product(change.to_old, values) - models.position).astype(jnp.float64)
     old = _hessian_of(models).astype(jnp.float64)
     bent = jnp.sum(old * moved[None], axis=1)
     rise = jnp.asarray(models.gradient).astype(jnp.float64)
-    value = jnp.sum(moved * (rise - 0.5 * bent))
+    value = jnp.sum(jnp.where(counted[None], moved * (rise - 0.5 * bent), 0.0))
 
-    free, s = _bound(values, slope, jnp.asarray(models.held), simplex)
-    v, h = values.astype(jnp.float64), hessian.astype(jnp.float64)
+    free, multiplier = _bound(values, slope, jnp.asarray(models.held), simplex)
+    v = jnp.where(counted[None], values, 0.0)
+    s = jnp.where(counted[None], multiplier, 0.0).astype(jnp.float32)
     w = _inverse_on(h, free, simplex)
-    wh = jnp.einsum("abn,bcn->acn", w, h)
-    kept = h - jnp.einsum("abn,bcn->acn", h, wh)
+    wh = _times(w, h)
+    kept = h - _times(h, wh)
 
     def summed(left: Array, right: Array, inner: Array) -> Array:
         """Sums over n of left_a right_b inner_cd, indexed (a, b, c, d)."""
         outer = (left[:, None] * right[None]).reshape(k * k, n)
-        return (outer @ inner.reshape(k * k, n).T).reshape(k, k, k, k)
+        found = _product(outer, inner.reshape(k * k, n).T)
+        return found.reshape(k, k, k, k).astype(jnp.float64)
 
     mixed = summed(s, v, wh).transpose(0, 2, 3, 1)
     curvature = (
@@ -241,4 +301,5 @@ def surface(models: Models, change: Change, *, simplex: bool) -> Surface:
         - mixed.transpose(2, 3, 0, 1)
         + summed(s, s, w).transpose(0, 2, 1, 3)
     )
-    return Surface(value, s @ v.T, curvature)
+    gradient = jnp.where(counted[None], multiplier, 0.0) @ v.astype(jnp.float64).T
+    return Surface(value, gradient, curvature)

@@ -159,7 +159,7 @@ class FitConfig:
     shard_people: int = 1_024
     shard_bytes: int = 128 * 2**20
     start_people: int = 4_096
-    start_variants: int = 50_000
+    start_variants: int = 16_384
     cache_bytes: int = 4 * 2**30
 
     def __post_init__(self) -> None:

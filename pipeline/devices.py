@@ -35,8 +35,8 @@ _GPU_QUERY_SECONDS = 20
 # the C library's own threshold rises to 32 MiB as blocks are freed.
 _ALLOCATOR = {
     "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_THRESHOLD_": "1048576",
-    "MALLOC_TRIM_THRESHOLD_": "1048576",
+    "MALLOC_MMAP_THRESHOLD_": "8388608",
+    "MALLOC_TRIM_THRESHOLD_": "33554432",
 }
 
 
