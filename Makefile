@@ -35,6 +35,8 @@ lint: venv
 
 bench: venv
 	$(BIN)/python -m tests.benchmarks
+	$(BIN)/python -m tests.benchmarks.kernels
+	$(BIN)/python -m tests.benchmarks.stages
 	$(BIN)/python -m tests.benchmarks.scaling
 
 clean:

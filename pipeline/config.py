@@ -193,7 +193,7 @@ class TrainConfig:
     """
 
     hidden_dims: tuple[int, ...] = (128, 64)
-    epochs: int = 3
+    epochs: int = 1
     batch_size: int = 1_024
     n_slices: int = 4
     learning_rate: float = 1e-3

@@ -1,8 +1,8 @@
-"""Streamixture beside fastmixture2 on the same genotypes, as one table.
+"""Streamixture beside its peers on the same genotypes, as one table.
 
     python -m tests.benchmarks [--cohorts demo,1000x10000-k5] [--repeats 1]
 
-Each cohort is prepared once; both tools then run in turn, with two workers against
+Each cohort is prepared once; the tools then run in turn, with two workers against
 two threads. Log-likelihoods are recomputed in float64 from the Q and P that each
 wrote. The table goes to tests/benchmarks/RESULTS.md.
 """
@@ -54,6 +54,8 @@ COHORTS = {
         CohortSpec("1000x10000-k8", 8, 1_000, 10_000),
         CohortSpec("5000x50000-k5", 5, 5_000, 50_000),
         CohortSpec("5000x50000-k8", 8, 5_000, 50_000),
+        CohortSpec("40000x8192-k8", 8, 40_000, 8_192),
+        CohortSpec("10000x100000-k12", 12, 10_000, 100_000),
     )
 }
 
@@ -150,7 +152,8 @@ def _run_streamixture(
     )
 
 
-def _run_fastmixture2(
+def _run_peer(
+    peer: peers.Peer,
     executable: Path,
     spec: CohortSpec,
     folder: Path,
@@ -158,14 +161,12 @@ def _run_fastmixture2(
     genotypes: npt.NDArray[np.int8],
     truth: npt.NDArray[np.float64] | None,
 ) -> Row:
-    prefix = folder / "peer"
-    command: Command = [executable, "-b", folder / "plink", "-k", str(spec.k)]
-    command += ["-t", str(N_THREADS), "-s", str(seed), "-o", prefix]
+    command, results = peer.command(executable, folder, spec.k, seed, N_THREADS)
     cost = measure(command, folder / "peer.log")
-    estimate = peers.read_admixture(prefix, spec.k, seed)
+    estimate = peers.read_admixture(results)
     return Row(
         spec.name,
-        f"{peers.FASTMIXTURE2.replace('==', ' ')} (seed {seed})",
+        f"{peer.label} (seed {seed})",
         cost,
         None,
         peers.log_likelihood_per_genotype(genotypes, estimate),
@@ -176,22 +177,23 @@ def _run_fastmixture2(
 def _rows(spec: CohortSpec, folder: Path, repeats: int) -> Iterator[Row]:
     truth = _prepare(spec, folder)
     genotypes = peers.read_genotypes(folder / "prepared.zarr")
-    executable = peers.install_fastmixture2()
-    if executable is not None:
+    installed = [(peer, peers.install(peer.requirement)) for peer in peers.PEERS]
+    if any(executable for _, executable in installed):
         peers.write_plink(genotypes, folder / "plink")
     for repeat in range(repeats):
         yield _run_streamixture(spec, folder, genotypes, truth)
-        if executable is not None:
-            seed = PEER_SEEDS[repeat % len(PEER_SEEDS)]
-            yield _run_fastmixture2(executable, spec, folder, seed, genotypes, truth)
+        seed = PEER_SEEDS[repeat % len(PEER_SEEDS)]
+        for peer, executable in installed:
+            if executable is not None:
+                yield _run_peer(peer, executable, spec, folder, seed, genotypes, truth)
 
 
-def _comparison(rows: list[Row]) -> str:
+def _comparison(rows: list[Row], peer: peers.Peer) -> str:
     """Ratios of medians, and the likelihoods' difference, for one cohort."""
     ours = [row for row in rows if row.tool.startswith("streamixture")]
-    theirs = [row for row in rows if not row.tool.startswith("streamixture")]
+    theirs = [row for row in rows if row.tool.startswith(peer.label)]
     if not theirs:
-        return f"{rows[0].cohort}: no peer to compare with."
+        return f"{rows[0].cohort}: {peer.label} was not to be had."
     gap = min(r.log_likelihood for r in ours) - max(r.log_likelihood for r in theirs)
     ratios = (
         statistics.median(getattr(r.cost, figure) for r in ours)
@@ -201,7 +203,7 @@ def _comparison(rows: list[Row]) -> str:
     wall, cpu, memory = ratios
     return (
         f"{rows[0].cohort}: wall {wall:.2f}, CPU {cpu:.2f}, memory {memory:.2f} times "
-        f"the peer's; log-likelihood per genotype {gap:+.2e} beside its best."
+        f"{peer.label}'s; log-likelihood per genotype {gap:+.2e} beside its best."
     )
 
 
@@ -219,8 +221,9 @@ def main() -> None:
                 rows.append(row)
                 lines.append(row.markdown())
                 print(row.markdown(), flush=True)
-            notes.append(_comparison(rows))
-            print(notes[-1], flush=True)
+            for peer in peers.PEERS:
+                notes.append(_comparison(rows, peer))
+                print(notes[-1], flush=True)
     machine = json.dumps(
         {
             "python": platform.python_version(),

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +15,14 @@ from pipeline.plan import split_rows
 from pipeline.store import Store
 
 FASTMIXTURE2 = "fastmixture2==2.0.4"
+ADAMIXTURE = "adamixture==1.8.8"
 ENVIRONMENT = Path(".venv-peers")
 # .bed code of 0, 1 and 2 copies of allele 1, and of a missing genotype (-1, last).
 _BED_CODES = np.array([3, 2, 0, 1], np.uint8)
 _BED_MAGIC = bytes([0x6C, 0x1B, 0x01])
 _PEOPLE_AT_ONCE = 256
+
+Command = list[str | Path]
 
 
 @dataclass(frozen=True)
@@ -29,20 +33,63 @@ class Estimate:
     frequencies: npt.NDArray[np.float64]
 
 
-def install_fastmixture2() -> Path | None:
-    """Make the peers' environment; None, with a word on stderr, where that fails."""
-    executable = ENVIRONMENT / "bin" / "fastmixture2"
+def install(requirement: str) -> Path | None:
+    """Install a peer; None, with a word on stderr, where it cannot be had."""
+    executable = ENVIRONMENT / "bin" / requirement.partition("==")[0]
     if executable.exists():
         return executable
+    python = ENVIRONMENT / "bin" / "python"
     try:
-        subprocess.run([sys.executable, "-m", "venv", ENVIRONMENT], check=True)
-        python = str(ENVIRONMENT / "bin" / "python")
-        pip = [python, "-m", "pip", "install", "--quiet", FASTMIXTURE2]
-        subprocess.run(pip, check=True)
+        if not python.exists():
+            subprocess.run([sys.executable, "-m", "venv", ENVIRONMENT], check=True)
+        install = ["-m", "pip", "install", "--quiet", requirement]
+        subprocess.run([python, *install], check=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        print(f"{FASTMIXTURE2} cannot be installed, skipped: {error}", file=sys.stderr)
+        print(f"{requirement} cannot be installed, skipped: {error}", file=sys.stderr)
         return None
     return executable
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Another tool: how it is run, and where it writes Q and P.
+
+    Attributes
+    ----------
+    requirement
+        Name and version, as pip takes them.
+    command
+        Its command on PLINK files, and the path of its results without .Q and .P.
+    """
+
+    requirement: str
+    command: Callable[[Path, Path, int, int, int], tuple[Command, Path]]
+
+    @property
+    def label(self) -> str:
+        """Name and version."""
+        return self.requirement.replace("==", " ")
+
+
+def _fastmixture2(
+    executable: Path, folder: Path, k: int, seed: int, threads: int
+) -> tuple[Command, Path]:
+    options = ["-k", str(k), "-t", str(threads), "-s", str(seed)]
+    output = folder / "peer"
+    command: Command = [executable, "-b", folder / "plink", *options, "-o", output]
+    return command, Path(f"{output}.K{k}.s{seed}")
+
+
+def _adamixture(
+    executable: Path, folder: Path, k: int, seed: int, threads: int
+) -> tuple[Command, Path]:
+    options = ["-k", str(k), "-t", str(threads), "-s", str(seed)]
+    places: Command = ["--data_path", folder / "plink.bed", "--save_dir", folder]
+    command: Command = [executable, *places, "--name", "peer", *options]
+    return command, folder / f"peer.{k}"
+
+
+PEERS = (Peer(FASTMIXTURE2, _fastmixture2), Peer(ADAMIXTURE, _adamixture))
 
 
 def read_genotypes(prepared: Path) -> npt.NDArray[np.int8]:
@@ -76,11 +123,10 @@ def write_plink(genotypes: npt.NDArray[np.int8], prefix: Path) -> None:
         bim.writelines(f"1\tv{j}\t0\t{j + 1}\tA\tC\n" for j in range(n_variants))
 
 
-def read_admixture(prefix: Path, k: int, seed: int) -> Estimate:
-    """Q and P that fastmixture2 wrote."""
+def read_admixture(prefix: Path) -> Estimate:
+    """Q and P that a tool wrote as text."""
     return Estimate(
-        np.loadtxt(f"{prefix}.K{k}.s{seed}.Q", ndmin=2),
-        np.loadtxt(f"{prefix}.K{k}.s{seed}.P", ndmin=2),
+        np.loadtxt(f"{prefix}.Q", ndmin=2), np.loadtxt(f"{prefix}.P", ndmin=2)
     )
 
 
