@@ -206,9 +206,10 @@ def existing_cluster(address: str) -> Iterator[Cluster]:
     Raises
     ------
     InputError
-        If nobody answers, there are no workers, or a worker will not do.
+        If it is no address, TLS is not set up for it, or a worker will not do.
     ClusterError
-        If the scheduler, or all workers, are lost and nobody replaces them.
+        If nobody answers, there are no workers, or they are lost and nobody replaces
+        them.
     """
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     try:
@@ -216,12 +217,16 @@ def existing_cluster(address: str) -> Iterator[Cluster]:
         distributed.comm.get_address_host_port(address)
         # Certificates that are missing are a TypeError or a RuntimeError.
         client = Client(address, timeout=CONNECT_TIMEOUT, set_as_default=False)
-    except (OSError, TimeoutError, ValueError, TypeError, RuntimeError) as error:
-        raise InputError(
-            f"no Dask scheduler answers at {address}: {error}; check --scheduler"
-        ) from error
+    except (OSError, TimeoutError) as error:
+        raise ClusterError(_unreachable(address, error)) from error
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise InputError(_unreachable(address, error)) from error
     with client, _ready(Cluster(client, PATIENCE_SECONDS)) as cluster:
         yield cluster
+
+
+def _unreachable(address: str, error: Exception) -> str:
+    return f"no Dask scheduler answers at {address}: {error}; check --scheduler"
 
 
 def read_scheduler_file(path: Path) -> str:
@@ -256,7 +261,7 @@ def _ready(cluster: Cluster) -> Iterator[Cluster]:
 def _pin_workers(cluster: Cluster) -> None:
     where = cluster.client.scheduler.address
     if not cluster.workers:
-        raise InputError(f"the scheduler at {where} has no workers; start some")
+        raise ClusterError(f"the scheduler at {where} has no workers; start some")
     # Nothing of this package can even be sent to a worker that lacks it.
     for address, version in cluster.ask(importlib.metadata.version, _PACKAGE).items():
         _check_answer(address, version)

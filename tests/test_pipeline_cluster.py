@@ -245,7 +245,7 @@ def test_existing_cluster__refuses_one_without_workers():
     message = r"the scheduler at tcp://127\.0\.0\.1:\d+ has no workers; start some"
     with (
         _plain_cluster(0) as plain,
-        pytest.raises(InputError, match=message),
+        pytest.raises(ClusterError, match=message),
         cluster.existing_cluster(plain.scheduler_address),
     ):
         pass
@@ -258,7 +258,7 @@ def test_existing_cluster__refuses_where_nobody_answers(monkeypatch):
         port = unused.getsockname()[1]
     message = rf"no Dask scheduler answers at tcp://127\.0\.0\.1:{port}: .*; check --sc"
     with (
-        pytest.raises(InputError, match=message),
+        pytest.raises(ClusterError, match=message),
         cluster.existing_cluster(f"tcp://{LOOPBACK}:{port}"),
     ):
         pass
