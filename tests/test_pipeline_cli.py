@@ -23,9 +23,7 @@ def call(*arguments: str | Path) -> click.testing.Result:
     return click.testing.CliRunner().invoke(cli.main, [str(a) for a in arguments])
 
 
-def assert_refused(
-    result: click.testing.Result, message: str, status: int = 2
-) -> None:
+def assert_refused(result: click.testing.Result, message: str, status: int = 2) -> None:
     assert result.exit_code == status, result.output
     lines = result.stderr.strip().splitlines()
     assert len(lines) == 1, lines
