@@ -5,13 +5,15 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 DEMO_OUTPUT ?= demo-output
 
-# Programs, and the packages of Debian that have them, installed where they are missing.
+# Programs, and the packages of Debian that have them, installed where one is missing.
 define need
-	@PATH=$$PATH:/usr/sbin; test "$$(id -u)" = 0 || { echo "make $@ needs root, on Debian or a relative of it" >&2; exit 1; }; \
-	command -v $(1) > /dev/null && test "$$(command -v $(1) | wc -l)" = $(words $(1)) || { \
-		command -v apt-get > /dev/null || { echo "make $@ needs $(1); install them, or run it where apt-get can" >&2; exit 1; }; \
-		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(2) > /dev/null || \
-			{ echo "make $@ could not install $(2); see apt-get's words above" >&2; exit 1; }; }
+	@test "$$(id -u)" = 0 || { echo "make $@ needs root, on Debian or a relative" >&2; exit 1; }; \
+	PATH=$$PATH:/usr/sbin; missing=; \
+	for program in $(1); do command -v $$program > /dev/null || missing="$$missing $$program"; done; \
+	test -z "$$missing" && exit; \
+	command -v apt-get > /dev/null || { echo "make $@ needs$$missing; install them, or run it where apt-get can" >&2; exit 1; }; \
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(2) > /dev/null || \
+		{ echo "make $@ could not install $(2); apt-get says why above" >&2; exit 1; }
 endef
 
 .PHONY: venv demo test test-slurm image-test soak lint bench clean
