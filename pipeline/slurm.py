@@ -1,8 +1,8 @@
 """Workers as jobs of Slurm: the script of a job, and the cluster of them.
 
-The scheduler runs in this process, which is
-on a login node or in a small job of its own; each worker is a job with one device. Jobs
-that end, by preemption or at their time limit, are replaced while there is work.
+The scheduler runs in this process, which is on a login node or in a small job of its
+own; each worker is a job with one device. Jobs that end, by preemption or at their time
+limit, are replaced while there is work.
 """
 
 import contextlib

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from pipeline import demo
+from pipeline import demo, slurm_config
+from pipeline import slurm as jobs
 from tests.dask_processes import ROOT
 from tests.slurm_node import SlurmNode
 from tests.test_pipeline_run import tree_bytes
@@ -174,6 +175,31 @@ def test_jobqueue__replaces_a_cancelled_worker_and_ends_with_the_same_bytes(
     # On a busy machine the run may end before the replacement has started up.
     assert sorted(_gpus(tmp_path)) in (["0"], ["1"], ["0", "1"])
     _wait(lambda: not slurm.jobs(), tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_slurm_cluster__grows_with_the_work_and_shrinks_without(
+    slurm: SlurmNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SLURM_CONF", slurm.environment["SLURM_CONF"])
+    monkeypatch.setattr(jobs, "_ADAPT_INTERVAL", "1s")
+    monkeypatch.setattr(jobs, "_ADAPT_WAIT_COUNT", 3)
+    text = DESCRIPTION.format(folder=tmp_path).replace("min_workers = 2", "")
+    (tmp_path / "cluster.toml").write_text(text)
+    config = slurm_config.load_config(tmp_path / "cluster.toml")
+    with jobs.slurm_cluster(config) as running:
+        assert len(slurm.jobs()) == 1
+        tasks = [running.submit(time.sleep, 20) for _ in range(8)]
+        _wait(lambda: len(running.workers) == 2, tmp_path)
+        found = [report.cuda_visible_devices for report in running.reports()]
+        assert sorted(map(str, found)) == ["0", "1"]
+        assert [result for _, result in running.completed(tasks)] == [None] * 8
+        _wait(lambda: len(running.workers) == 1, tmp_path)
+        _wait(lambda: len(slurm.jobs()) == 1, tmp_path)
+        (certificates,) = tmp_path.glob("streamixture-*")
+        assert certificates.stat().st_mode & 0o077 == 0
+    _wait(lambda: not slurm.jobs(), tmp_path)
+    assert not certificates.exists()
 
 
 def test_jobqueue__goes_on_when_its_driver_is_requeued(
