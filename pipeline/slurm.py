@@ -68,7 +68,9 @@ def job_options(config: SlurmConfig) -> dict[str, Any]:
         "interface": config.interface or None,
         "local_directory": config.local_directory or None,
         "log_directory": config.log_directory or None,
-        "python": shlex.quote(sys.executable),
+        # In the shell's place, so that Slurm's signals, SIGKILL at last, reach it: of
+        # processes whose shell has ended, Slurm may lose sight.
+        "python": f"exec {shlex.quote(sys.executable)}",
     }
 
 

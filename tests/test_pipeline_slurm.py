@@ -96,7 +96,8 @@ def test_job_options__ask_slurm_for_what_the_file_says():
     ):
         assert line in script.splitlines(), script
     command = script.splitlines()[-1]
-    assert command.startswith(f"{sys.executable} -m distributed.cli.dask_worker tcp://")
+    program = f"exec {sys.executable} -m distributed.cli.dask_worker tcp://"
+    assert command.startswith(program)
     for option in (
         "--nthreads 1",
         "--memory-limit 31.75GiB",
