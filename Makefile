@@ -5,7 +5,18 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 DEMO_OUTPUT ?= demo-output
 
-.PHONY: venv demo test soak lint bench clean
+# Programs, and the packages of Debian that have them, installed where one is missing.
+define need
+	@test "$$(id -u)" = 0 || { echo "make $@ needs root, on Debian or a relative" >&2; exit 1; }; \
+	PATH=$$PATH:/usr/sbin; missing=; \
+	for program in $(1); do command -v $$program > /dev/null || missing="$$missing $$program"; done; \
+	test -z "$$missing" && exit; \
+	command -v apt-get > /dev/null || { echo "make $@ needs$$missing; install them, or run it where apt-get can" >&2; exit 1; }; \
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(2) > /dev/null || \
+		{ echo "make $@ could not install $(2); apt-get says why above" >&2; exit 1; }
+endef
+
+.PHONY: venv demo test test-slurm image-test soak lint bench clean
 
 venv: $(STAMP)
 
@@ -15,6 +26,9 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,lint]'
 	# Only its data files are read, so none of its dependencies are needed.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps peddy==0.4.8
+	# Only its definitions of resources are read. Apart from the rest, because without
+	# its dependencies it would break the `dask` command.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/dask-kubernetes dask-kubernetes==2026.3.0
 	touch $@
 
 demo: venv
@@ -22,6 +36,16 @@ demo: venv
 
 test: venv
 	$(BIN)/python -m pytest
+
+# Needs root: Slurm and munge run on this machine for as long as the tests, on loopback.
+test-slurm: venv
+	$(call need,slurmctld slurmd sbatch munged openssl,slurm-wlm munge openssl)
+	$(BIN)/python -m pytest -m slurm tests/test_deploy_slurm.py
+
+# Needs root: builds deploy/Dockerfile on a Debian made for it, and runs the image.
+image-test: venv
+	$(call need,buildah debootstrap,buildah debootstrap ca-certificates)
+	$(BIN)/python -m pytest -m image tests/test_deploy_image.py
 
 # The fault tests that take minutes, and stores of another version of bio2zarr.
 soak: venv

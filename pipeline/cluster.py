@@ -16,11 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import dask
-import dask.utils
 import distributed
-from distributed import Client, Nanny, Scheduler, SpecCluster, WorkerPlugin
+from distributed import (
+    Client,
+    Nanny,
+    Scheduler,
+    Security,
+    SpecCluster,
+    WorkerPlugin,
+)
 
-from pipeline import provenance, tasks, workers
+from pipeline import devices, provenance, tasks, workers
 from pipeline.devices import WorkerSpec
 from pipeline.errors import ClusterError, InputError
 from pipeline.tasks import Cluster
@@ -39,6 +45,16 @@ SILENCE_TIMEOUT = "60s"
 # and give up where a worker dies as it starts, and of a queue of jobs.
 LOCAL_PATIENCE_SECONDS = 60.0
 PATIENCE_SECONDS = 600.0
+# The plan keeps workers within their memory. One that fills up all the same would wait
+# for memory that its own task holds, if it paused. The profiler would interrupt the
+# kernels a hundred times a second.
+WORKER_SETTINGS = {
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": False,
+    "distributed.worker.memory.terminate": 1.0,
+    "distributed.worker.profile.enabled": False,
+}
 _PACKAGE = "streamixture"
 
 
@@ -131,35 +147,23 @@ def local_cluster(
             yield cluster
 
 
-def parse_memory(text: str) -> int:
-    """Bytes that a text such as 700MiB or 4GB stands for.
-
-    Raises
-    ------
-    InputError
-        If it stands for none.
-    """
-    try:
-        return int(dask.utils.parse_bytes(text))
-    except ValueError:
-        raise InputError(
-            f"{text} is no amount of memory; give --worker-memory as in 700MiB"
-        ) from None
-
-
 def _settings(specs: Sequence[WorkerSpec]) -> dict[str, Any]:
     """Dask's settings for a local cluster."""
-    # The plan keeps workers within their memory. One that fills up all the same would
-    # wait for memory that its own task holds, if it paused.
-    memory = {"target": False, "spill": False, "pause": False, "terminate": 1.0}
     return {
         "distributed.scheduler.worker-ttl": SILENCE_TIMEOUT,
-        # It would interrupt the kernels a hundred times a second.
-        "distributed.worker.profile.enabled": False,
         # The C library reads its own before a nanny could set them.
         "distributed.nanny.pre-spawn-environ": specs[0].environment if specs else {},
-        **{f"distributed.worker.memory.{key}": value for key, value in memory.items()},
+        **WORKER_SETTINGS,
     }
+
+
+def startup_environment() -> dict[str, str]:
+    """What a worker must find that is started elsewhere, dask's settings included."""
+    settings = {
+        f"DASK_{key.replace('.', '__').upper()}": str(value)
+        for key, value in WORKER_SETTINGS.items()
+    }
+    return {**devices.startup_environment(), **settings}
 
 
 @contextlib.contextmanager
@@ -200,15 +204,23 @@ def _start(
 
 
 @contextlib.contextmanager
-def existing_cluster(address: str) -> Iterator[Cluster]:
+def existing_cluster(address: str, n_workers: int = 1) -> Iterator[Cluster]:
     """Connect to a scheduler that runs already, by TLS where dask is configured so.
+
+    Parameters
+    ----------
+    address
+        The scheduler's.
+    n_workers
+        How many workers to wait for, PATIENCE_SECONDS at most.
 
     Raises
     ------
     InputError
-        If nobody answers, there are no workers, or a worker will not do.
+        If it is no address, TLS is not set up for it, or a worker will not do.
     ClusterError
-        If the scheduler, or all workers, are lost and nobody replaces them.
+        If nobody answers, too few workers come, or all are lost and nobody replaces
+        them.
     """
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     try:
@@ -216,12 +228,84 @@ def existing_cluster(address: str) -> Iterator[Cluster]:
         distributed.comm.get_address_host_port(address)
         # Certificates that are missing are a TypeError or a RuntimeError.
         client = Client(address, timeout=CONNECT_TIMEOUT, set_as_default=False)
-    except (OSError, TimeoutError, ValueError, TypeError, RuntimeError) as error:
-        raise InputError(
-            f"no Dask scheduler answers at {address}: {error}; check --scheduler"
+    except (OSError, TimeoutError) as error:
+        raise ClusterError(_unreachable(address, error)) from error
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise InputError(_unreachable(address, error)) from error
+    with client:
+        _wait_for_workers(client, n_workers, PATIENCE_SECONDS)
+        with _ready(Cluster(client, PATIENCE_SECONDS)) as cluster:
+            yield cluster
+
+
+def _wait_for_workers(client: Client, n_workers: int, seconds: float) -> None:
+    """Wait until so many workers are there; each takes tasks once it is checked."""
+    n_found = len(client.scheduler_info()["workers"])
+    if n_found < n_workers:
+        logger.info("%d workers are there; waiting for %d", n_found, n_workers)
+    try:
+        client.wait_for_workers(n_workers, timeout=seconds)
+    except TimeoutError as error:
+        where = client.scheduler.address
+        n_found = len(client.scheduler_info()["workers"])
+        raise ClusterError(
+            f"the scheduler at {where} has {n_found} of {n_workers} workers after "
+            f"{seconds:.0f} s; start more, look at the logs or the queue of those that "
+            "should be there, and go on with --resume"
         ) from error
-    with client, _ready(Cluster(client, PATIENCE_SECONDS)) as cluster:
-        yield cluster
+
+
+def write_certificates(folder: Path) -> Security:
+    """TLS by a certificate made for the run, in a folder that only its user can read.
+
+    Parameters
+    ----------
+    folder
+        Where the workers find certificate and key.
+    """
+    made = Security.temporary()
+    files = {
+        "cert": (folder / "certificate.pem", made.tls_client_cert),
+        "key": (folder / "key.pem", made.tls_client_key),
+    }
+    for path, text in files.values():
+        path.touch(mode=0o600)
+        path.write_text(text)
+    roles = {
+        f"tls_{role}_{part}": str(path)
+        for role in ("scheduler", "worker", "client")
+        for part, (path, _) in files.items()
+    }
+    certificate, _ = files["cert"]
+    return Security(require_encryption=True, tls_ca_file=str(certificate), **roles)
+
+
+@contextlib.contextmanager
+def queued_cluster(started: Any, wait_seconds: float) -> Iterator[Cluster]:
+    """Use a cluster whose workers are jobs, once the first of them has begun.
+
+    Parameters
+    ----------
+    started
+        The cluster, as dask's client knows it. It outlives the block.
+    wait_seconds
+        How long a job may be in the queue while no other works.
+
+    Raises
+    ------
+    InputError
+        If a worker will not do.
+    ClusterError
+        If no worker comes for so long, now or later.
+    """
+    with Client(started, set_as_default=False) as client:
+        _wait_for_workers(client, 1, wait_seconds)
+        with _ready(Cluster(client, wait_seconds)) as cluster:
+            yield cluster
+
+
+def _unreachable(address: str, error: Exception) -> str:
+    return f"no Dask scheduler answers at {address}: {error}; check --scheduler"
 
 
 def read_scheduler_file(path: Path) -> str:
@@ -255,8 +339,6 @@ def _ready(cluster: Cluster) -> Iterator[Cluster]:
 
 def _pin_workers(cluster: Cluster) -> None:
     where = cluster.client.scheduler.address
-    if not cluster.workers:
-        raise InputError(f"the scheduler at {where} has no workers; start some")
     # Nothing of this package can even be sent to a worker that lacks it.
     for address, version in cluster.ask(importlib.metadata.version, _PACKAGE).items():
         _check_answer(address, version)

@@ -95,14 +95,22 @@ def plan_workers(
     ]
 
 
+def startup_environment() -> dict[str, str]:
+    """What a worker must find when its process starts.
+
+    The C library and numpy read it before `workers.pin`, which sets the rest of
+    `worker_environment`, could. Whoever starts workers elsewhere has to set it.
+    """
+    return {**dict.fromkeys(_SINGLE_THREADED, "1"), **_ALLOCATOR}
+
+
 def worker_environment(gpu_id: str | None) -> dict[str, str]:
     """What jax must find in the environment of a worker on a GPU, or on a core."""
     common = {
         "JAX_ENABLE_X64": "1",
         "JAX_COMPILATION_CACHE_DIR": compilation_cache(),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
-        **dict.fromkeys(_SINGLE_THREADED, "1"),
-        **_ALLOCATOR,
+        **startup_environment(),
     }
     if gpu_id is None:
         return {

@@ -11,22 +11,26 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from pipeline.errors import ClusterError, InputError
+from pipeline.errors import BusyError, ClusterError, InputError
 
 if TYPE_CHECKING:
     from pipeline.tasks import Cluster
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+JOB_SYSTEMS = ("slurm",)
+
 _FAILED = 1
 _BAD_INPUT = 2
+# EX_TEMPFAIL of sysexits.h, which mail and job schedulers know as "try again later".
+_TRY_LATER = 75
 # What a shell says of a command that a signal ended.
 _BY_SIGNAL = 128
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
@@ -44,14 +48,14 @@ class Group(click.Group):
         try:
             with _stoppable():
                 return super().invoke(ctx)
+        except (BusyError, ClusterError) as error:
+            _end(str(error), _TRY_LATER)
         except InputError as error:
             _end(str(error), _BAD_INPUT)
         except click.UsageError as error:
             # In one line like the others, where click would print three.
             command = error.ctx.command_path if error.ctx else "streamixture"
             _end(f"{error.format_message()} See {command} --help.", _BAD_INPUT)
-        except ClusterError as error:
-            _end(str(error), _FAILED)
         except _StopSignalError as stop:
             number = signal.Signals(stop.args[0])
             message = f"stopped by {number.name}; go on with --resume"
@@ -98,6 +102,9 @@ class Where:
     scheduler: str | None
     scheduler_file: Path | None
     worker_memory: str | None
+    job_system: str | None
+    cluster_config: Path | None
+    min_workers: int
 
     def cluster(self) -> "contextlib.AbstractContextManager[Cluster]":
         """The workers, not yet started or connected to.
@@ -107,21 +114,46 @@ class Where:
         InputError
             If several options are given, or the file or the GPUs will not do.
         """
-        from pipeline import cluster, devices
+        from pipeline import cluster, devices, quantities
 
-        chosen = {k: v for k, v in asdict(self).items() if k != "worker_memory"}
-        given = [f"--{k.replace('_', '-')}" for k, v in chosen.items() if v]
-        if len(given) > 1:
-            raise InputError(f"{' and '.join(given)} exclude each other; give one")
+        self._check()
+        if self.job_system is not None:
+            return _slurm_cluster(self.cluster_config)
         if self.scheduler_file is not None:
             address = cluster.read_scheduler_file(self.scheduler_file)
-            return cluster.existing_cluster(address)
+            return cluster.existing_cluster(address, self.min_workers)
         if self.scheduler is not None:
-            return cluster.existing_cluster(self.scheduler)
+            return cluster.existing_cluster(self.scheduler, self.min_workers)
         n_cores = len(os.sched_getaffinity(0))
         specs = devices.plan_workers(devices.visible_gpus(), n_cores, self.workers)
-        limit = self.worker_memory and cluster.parse_memory(self.worker_memory)
+        limit = self.worker_memory and quantities.parse_memory(self.worker_memory)
         return cluster.local_cluster(specs, limit or None)
+
+    def _check(self) -> None:
+        chosen = {
+            "--workers": self.workers,
+            "--scheduler": self.scheduler,
+            "--scheduler-file": self.scheduler_file,
+            "--cluster": self.job_system,
+        }
+        given = [option for option, value in chosen.items() if value]
+        if len(given) > 1:
+            raise InputError(f"{' and '.join(given)} exclude each other; give one")
+        if self.cluster_config is not None and self.job_system is None:
+            raise InputError(
+                "--cluster-config describes the jobs of --cluster; give --cluster slurm"
+            )
+
+
+def _slurm_cluster(path: Path | None) -> "contextlib.AbstractContextManager[Cluster]":
+    try:
+        from pipeline import slurm, slurm_config
+    except ImportError as error:
+        raise InputError(
+            f"--cluster slurm needs an extra ({error}); pip install "
+            "'streamixture[slurm]'"
+        ) from error
+    return slurm.slurm_cluster(slurm_config.load_config(path))
 
 
 def on_workers(function: Command) -> Command:
@@ -146,9 +178,26 @@ def on_workers(function: Command) -> Command:
             help="File to which the scheduler to use instead wrote its address.",
         ),
         click.option(
+            "--min-workers",
+            type=click.IntRange(min=1),
+            default=1,
+            help="Workers of that scheduler to wait for before the run begins.",
+        ),
+        click.option(
             "--worker-memory",
             help="Memory that a worker on this machine may use, such as 700MiB; by "
             "default its share of the machine's.",
+        ),
+        click.option(
+            "--cluster",
+            "job_system",
+            type=click.Choice(JOB_SYSTEMS),
+            help="Run the workers as jobs of this batch system.",
+        ),
+        click.option(
+            "--cluster-config",
+            type=click.Path(path_type=Path),
+            help="TOML file that says what each of these jobs needs, and how many.",
         ),
     ):
         located = option(located)

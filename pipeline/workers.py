@@ -30,6 +30,10 @@ class WorkerReport:
         Host of its address.
     device
         What it computes on.
+    cuda_visible_devices
+        GPUs that its environment gives it, by the names that whoever started it, such
+        as Slurm, has for them; None for none. Those of a worker without a CUDA build
+        of jax are idle.
     memory_limit_bytes
         Beyond which it is restarted; None without a limit.
     n_threads
@@ -43,6 +47,7 @@ class WorkerReport:
     name: str
     host: str
     device: Device
+    cuda_visible_devices: str | None
     memory_limit_bytes: int | None
     n_threads: int
     versions: Mapping[str, str]
@@ -53,6 +58,7 @@ class WorkerReport:
         return {
             "device": self.device.kind,
             "device_memory_bytes": self.device.memory_bytes,
+            "cuda_visible_devices": self.cuda_visible_devices,
             "memory_limit_bytes": self.memory_limit_bytes,
         }
 
@@ -64,6 +70,7 @@ def describe_worker(dask_worker: Any) -> WorkerReport:
         name=str(dask_worker.name),
         host=dask_worker.address.rpartition("://")[2].rpartition(":")[0],
         device=devices.own_device(),
+        cuda_visible_devices=os.environ.get("CUDA_VISIBLE_DEVICES") or None,
         memory_limit_bytes=None if limit is None else int(limit),
         n_threads=dask_worker.state.nthreads,
         versions=provenance.package_versions(),

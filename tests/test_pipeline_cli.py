@@ -1,6 +1,7 @@
 """The command line: statuses, messages, and commands run as users run them."""
 
 import errno
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from pipeline import cli
 from pipeline.store import Store
+from pipeline.workspace import open_workspace
 from tests import helpers
 
 GENOTYPES = helpers.random_genotypes(60, 20)
@@ -21,8 +23,8 @@ def call(*arguments: str | Path) -> click.testing.Result:
     return click.testing.CliRunner().invoke(cli.main, [str(a) for a in arguments])
 
 
-def assert_refused(result: click.testing.Result, message: str) -> None:
-    assert result.exit_code == 2, result.output
+def assert_refused(result: click.testing.Result, message: str, status: int = 2) -> None:
+    assert result.exit_code == status, result.output
     lines = result.stderr.strip().splitlines()
     assert len(lines) == 1, lines
     assert lines[0].startswith("Error: ")
@@ -162,6 +164,26 @@ def test_run__full_disk_is_one_line_and_status_1(
     assert result.exit_code == 1
     message = "Error: No space left on device: /data/out; mend that and go on with"
     assert result.stderr.startswith(message)
+
+
+def test_run__another_at_work_is_one_line_and_status_75(tmp_path: Path):
+    source = write(tmp_path / "cohort.vcz")
+    with open_workspace(tmp_path / "out", resume=False, overwrite=False):
+        result = call("run", source, "--output", tmp_path / "out", "--resume")
+    assert_refused(result, "another run is at work there; wait for it", status=75)
+
+
+def test_run__nobody_at_the_scheduler_is_one_line_and_status_75(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("pipeline.cluster.CONNECT_TIMEOUT", "300ms")
+    source = write(tmp_path / "cohort.vcz")
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{unused.getsockname()[1]}"
+    options = ("--output", tmp_path / "out", "--scheduler", address)
+    message = f"no Dask scheduler answers at {address}: "
+    assert_refused(call("run", source, *options), message, status=75)
 
 
 def test_help__does_not_import_jax_or_the_stages():

@@ -241,14 +241,28 @@ def test_existing_cluster__refuses_a_worker_where_jax_is_loaded():
             pass
 
 
-def test_existing_cluster__refuses_one_without_workers():
-    message = r"the scheduler at tcp://127\.0\.0\.1:\d+ has no workers; start some"
+@pytest.mark.parametrize("n_workers", [0, 1])
+def test_existing_cluster__refuses_one_with_too_few_workers(monkeypatch, n_workers):
+    monkeypatch.setattr(cluster, "PATIENCE_SECONDS", 0.5)
+    message = (
+        rf"tcp://127\.0\.0\.1:\d+ has {n_workers} of {n_workers + 1} workers after"
+    )
     with (
-        _plain_cluster(0) as plain,
-        pytest.raises(InputError, match=message),
-        cluster.existing_cluster(plain.scheduler_address),
+        _plain_cluster(n_workers) as plain,
+        pytest.raises(ClusterError, match=message),
+        cluster.existing_cluster(plain.scheduler_address, n_workers + 1),
     ):
         pass
+
+
+def test_existing_cluster__waits_for_workers(tmp_path):
+    with DaskProcesses(tmp_path) as processes:
+        wait_until(processes.file.exists)
+        address = cluster.read_scheduler_file(processes.file)
+        for name in ("first", "second"):
+            processes.worker(name)
+        with cluster.existing_cluster(address, 2) as running:
+            assert len(running.workers) == 2
 
 
 def test_existing_cluster__refuses_where_nobody_answers(monkeypatch):
@@ -258,7 +272,7 @@ def test_existing_cluster__refuses_where_nobody_answers(monkeypatch):
         port = unused.getsockname()[1]
     message = rf"no Dask scheduler answers at tcp://127\.0\.0\.1:{port}: .*; check --sc"
     with (
-        pytest.raises(InputError, match=message),
+        pytest.raises(ClusterError, match=message),
         cluster.existing_cluster(f"tcp://{LOOPBACK}:{port}"),
     ):
         pass

@@ -26,7 +26,7 @@ from pipeline import (
     zarr_files,
 )
 from pipeline.cohort import open_cohort
-from pipeline.errors import InputError
+from pipeline.errors import BusyError, InputError
 from pipeline.location import Location, RemotePath, bytes_received
 from pipeline.plan import Rows
 from pipeline.simulate import simulate
@@ -361,7 +361,7 @@ def test_lock__keeps_a_second_run_out_and_goes_away(proxy: Proxy):
     path = remote("locked/.lock")
     with lock.hold(path, path.parent) as check:
         check()
-        with pytest.raises(InputError, match="locked: another run is at work there"):
+        with pytest.raises(BusyError, match="locked: another run is at work there"):
             _hold(path)
         check()
     assert not path.exists()
@@ -378,7 +378,7 @@ def test_lock__left_over_is_taken_over_and_its_holder_told(
         monkeypatch.setattr(lock, "STALE_SECONDS", 0.5)
         with lock.hold(path, path.parent) as second:
             second()
-            with pytest.raises(InputError, match="another run took this one over"):
+            with pytest.raises(BusyError, match="another run took this one over"):
                 first()
 
 

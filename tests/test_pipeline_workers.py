@@ -19,6 +19,7 @@ def report(**changes: Any) -> WorkerReport:
         name="w0",
         host="10.0.0.1",
         device=Device("cpu"),
+        cuda_visible_devices=None,
         memory_limit_bytes=2**30,
         n_threads=1,
         versions=VERSIONS,
@@ -67,6 +68,7 @@ def test_as_json__has_neither_name_nor_address():
     assert on_gpu("tcp://10.0.0.1:33", "GPU-a").as_json() == {
         "device": "NVIDIA H100",
         "device_memory_bytes": 2**36,
+        "cuda_visible_devices": None,
         "memory_limit_bytes": 2**30,
     }
 

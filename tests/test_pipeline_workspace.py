@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import provenance, store
-from pipeline.errors import InputError
+from pipeline.errors import BusyError, InputError
 from pipeline.location import Location
 from pipeline.store import Store
 from pipeline.workspace import (
@@ -223,7 +223,7 @@ def test_open_workspace__another_process_at_work_refuses(tmp_path, end):
         assert holder.stdout.readline() == "held\n"
         message = r": another run is at work there; wait for it, or name another --out"
         for options in ({"resume": True}, {"overwrite": True}):
-            with pytest.raises(InputError, match=message), _open(tmp_path, **options):
+            with pytest.raises(BusyError, match=message), _open(tmp_path, **options):
                 pass
         assert (tmp_path / ".work" / "lock").exists()
         if end == "kill":
@@ -381,7 +381,7 @@ def test_open_store_workspace__another_at_work_refuses(tmp_path):
     message = r"m\.zarr: another run is at work there; wait for it"
     with (
         _open_model(output),
-        pytest.raises(InputError, match=message),
+        pytest.raises(BusyError, match=message),
         _open_model(output, resume=True),
     ):
         pass

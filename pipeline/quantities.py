@@ -1,0 +1,61 @@
+"""Amounts of memory and of time, as people write them."""
+
+import math
+
+from dask.utils import parse_bytes, parse_timedelta
+
+from pipeline.errors import InputError
+
+
+def parse_memory(text: str, option: str = "--worker-memory") -> int:
+    """Bytes that a text such as 700MiB or 4GB stands for.
+
+    Parameters
+    ----------
+    text
+        The text.
+    option
+        Where it was given, for the error.
+
+    Raises
+    ------
+    InputError
+        If it stands for none.
+
+    >>> parse_memory("700MiB")
+    734003200
+    """
+    try:
+        return int(parse_bytes(text))
+    except ValueError:
+        raise InputError(
+            f"{text} is no amount of memory; give {option} as in 700MiB"
+        ) from None
+
+
+def parse_duration(text: str, option: str) -> float:
+    """Seconds that a text such as 90s or 24h stands for; above 0.
+
+    Parameters
+    ----------
+    text
+        The text.
+    option
+        Where it was given, for the error.
+
+    Raises
+    ------
+    InputError
+        If it stands for none.
+
+    >>> parse_duration("1.5h", "slurm.max_wait")
+    5400.0
+    """
+    seconds = 0.0
+    try:
+        seconds = float(parse_timedelta(text))
+    except (ValueError, KeyError, TypeError):
+        pass
+    if not 0 < seconds < math.inf:
+        raise InputError(f"{text} is no length of time; give {option} as in 24h")
+    return seconds
