@@ -76,6 +76,23 @@ def tile_shape(platform: str | None = None) -> TileShape:
     return _TILES["cpu" if platform == "cpu" else "gpu"]
 
 
+# Variants that tell a person's Hessian well enough for a Newton step.
+_HESSIAN_VARIANTS = 16_384
+_MAX_STRIDE = 8
+
+
+def hessian_stride(n_variants: int) -> int:
+    """Of how many tiles of variants one has to count in a person's Hessian.
+
+    A step needs no exact Hessian: an error of a hundredth leaves a hundredth of the
+    step to the next one. Standard errors take them all.
+
+    >>> hessian_stride(20_000), hessian_stride(100_000)
+    (1, 6)
+    """
+    return min(max(n_variants // _HESSIAN_VARIANTS, 1), _MAX_STRIDE)
+
+
 class AncestryStatistics(NamedTuple):
     """Derivatives of the log-likelihood in the rows of Q, and its value."""
 
@@ -184,9 +201,14 @@ def pad_ancestry(ancestry: np.ndarray, n_people: int) -> np.ndarray:
     return np.pad(ancestry.astype(np.float32), padding, constant_values=uniform)
 
 
-@partial(jax.jit, static_argnames=("tile",))
+@partial(jax.jit, static_argnames=("tile", "stride"))
 def ancestry_statistics(
-    packed: Packed, ancestry: Ancestry, frequencies: FrequencyTiles, *, tile: TileShape
+    packed: Packed,
+    ancestry: Ancestry,
+    frequencies: FrequencyTiles,
+    *,
+    tile: TileShape,
+    stride: int = 1,
 ) -> AncestryStatistics:
     """Gradient and negative Hessian of each person's log-likelihood in Q.
 
@@ -200,6 +222,9 @@ def ancestry_statistics(
         P from `tile_variants`.
     tile
         The tile that ``packed`` was padded to and ``frequencies`` laid out for.
+    stride
+        Of so many tiles of variants, one counts in the Hessian, for the others too
+        (`hessian_stride`). The gradient and the value are always of all.
 
     Returns
     -------
@@ -208,36 +233,53 @@ def ancestry_statistics(
     """
     n_people, k = ancestry.shape
     n_pairs = k * (k + 1) // 2
+    n_tiles = frequencies.shape[0]
+    weight = n_tiles / len(range(0, n_tiles, stride))
 
     def people_tile(row: Array) -> AncestryStatistics:
         q = jax.lax.dynamic_slice_in_dim(ancestry, row * tile.people, tile.people)
 
         def variant_tile(column: Array, sums: AncestryStatistics) -> AncestryStatistics:
             block = slice_tile(packed, row, column, tile)
-            gradient, hessian, log_likelihood = sums
-            parts = []
+            gradient, log_likelihood = sums.gradient, sums.log_likelihood
+            pieces, parts = [], []
             for position in range(VARIANTS_PER_BYTE):
                 codes = unpack_codes(block, position)
                 p_tile = frequencies[column, position]
                 p = _frequency(q, p_tile)
-                first, second = _derivatives(count_alleles(codes), p)
+                first = _derivatives(count_alleles(codes), p).first
                 gradient = gradient + _product(first, p_tile.T)
-                hessian = hessian + _product(second, _pairs(p_tile).T)
+                pieces.append((codes, p, p_tile))
                 parts.append(evidence(codes, p))
-            log_likelihood = log_likelihood + sum_of_logs(parts)
-            return AncestryStatistics(gradient, hessian, log_likelihood)
+
+            def bend(hessian: Array) -> Array:
+                for codes, p, p_tile in pieces:
+                    second = _derivatives(count_alleles(codes), p).second
+                    hessian = hessian + _product(second, _pairs(p_tile).T)
+                return hessian
+
+            hessian = (
+                bend(sums.hessian)
+                if stride == 1
+                else jax.lax.cond(
+                    column % stride == 0, bend, lambda held: held, sums.hessian
+                )
+            )
+            return AncestryStatistics(
+                gradient, hessian, log_likelihood + sum_of_logs(parts)
+            )
 
         start = AncestryStatistics(
             jnp.zeros((tile.people, k), jnp.float32),
             jnp.zeros((tile.people, n_pairs), jnp.float32),
             jnp.zeros(tile.people, jnp.float64),
         )
-        return jax.lax.fori_loop(0, frequencies.shape[0], variant_tile, start)
+        return jax.lax.fori_loop(0, n_tiles, variant_tile, start)
 
     tiles = jax.lax.map(people_tile, jnp.arange(n_people // tile.people))
     return AncestryStatistics(
         tiles.gradient.reshape(n_people, k),
-        tiles.hessian.reshape(n_people, n_pairs),
+        jnp.float32(weight) * tiles.hessian.reshape(n_people, n_pairs),
         tiles.log_likelihood.reshape(n_people),
     )
 

@@ -21,6 +21,7 @@ from estimator.basis import Models, change_of_ancestry, step_in_basis
 from estimator.likelihood import (
     ancestry_statistics,
     frequency_statistics,
+    hessian_stride,
     pad_ancestry,
     tile_variants,
 )
@@ -235,7 +236,13 @@ def _relax_shard(
     q = pad_ancestry(checkpoint.load_rows(ancestry, rows), shard.packed.shape[0])
     p = checkpoint.load_array(frequencies)
     tiles = tile_variants(jnp.asarray(p), shard.tile.width)
-    found = ancestry_statistics(shard.packed, jnp.asarray(q), tiles, tile=shard.tile)
+    found = ancestry_statistics(
+        shard.packed,
+        jnp.asarray(q),
+        tiles,
+        tile=shard.tile,
+        stride=hessian_stride(task.n_variants),
+    )
     gradient, hessian = np.asarray(found.gradient).T, np.asarray(found.hessian).T
     models = Models(q.T, gradient, hessian, _held(task, len(q)))
     unmoved = change_of_ancestry(np.eye(q.shape[1]))
