@@ -30,8 +30,9 @@ from pipeline.location import Location
 from pipeline.plan import Rows
 from pipeline.prepared import open_store
 
-# Calls held unpacked at a time, one byte each, or two if they are dosages.
-WINDOW_CELLS = 64 * 2**20
+# Calls unpacked at a time, one byte each, or two if they are dosages: they stay in
+# cache, where mapping new memory for more would take most of the time.
+WINDOW_CELLS = 2**20
 
 
 @dataclass(frozen=True)
