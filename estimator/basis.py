@@ -189,8 +189,13 @@ def pull(models: Models, values: Values, *, simplex: bool) -> Float64[Array, "k 
 
 def _times(left: Array, right: Array) -> Array:
     """Products of as many small matrices, elementwise over the last axis."""
-    terms = [left[:, i, None] * right[i][None] for i in range(len(right))]
-    return sum(terms[1:], start=terms[0])
+
+    def add(i: Array, total: Array) -> Array:
+        column = jax.lax.dynamic_index_in_dim(left, i, 1)
+        row = jax.lax.dynamic_index_in_dim(right, i, 0)
+        return total + column * row
+
+    return jax.lax.fori_loop(0, right.shape[0], add, jnp.zeros_like(right))
 
 
 def _inverse(matrix: Array) -> Array:

@@ -224,7 +224,8 @@ def ancestry_statistics(
         The tile that ``packed`` was padded to and ``frequencies`` laid out for.
     stride
         Of so many tiles of variants, one counts in the Hessian, for the others too
-        (`hessian_stride`). The gradient and the value are always of all.
+        (`hessian_stride`); with 0 the Hessian is zero. The gradient and the value are
+        always of all.
 
     Returns
     -------
@@ -234,7 +235,7 @@ def ancestry_statistics(
     n_people, k = ancestry.shape
     n_pairs = k * (k + 1) // 2
     n_tiles = frequencies.shape[0]
-    weight = n_tiles / len(range(0, n_tiles, stride))
+    weight = n_tiles / len(range(0, n_tiles, max(stride, 1)))
 
     def people_tile(row: Array) -> AncestryStatistics:
         q = jax.lax.dynamic_slice_in_dim(ancestry, row * tile.people, tile.people)
@@ -258,13 +259,12 @@ def ancestry_statistics(
                     hessian = hessian + _product(second, _pairs(p_tile).T)
                 return hessian
 
-            hessian = (
-                bend(sums.hessian)
-                if stride == 1
-                else jax.lax.cond(
-                    column % stride == 0, bend, lambda held: held, sums.hessian
-                )
-            )
+            hessian = sums.hessian
+            if stride == 1:
+                hessian = bend(hessian)
+            elif stride > 1:
+                counts = column % stride == 0
+                hessian = jax.lax.cond(counts, bend, lambda held: held, hessian)
             return AncestryStatistics(
                 gradient, hessian, log_likelihood + sum_of_logs(parts)
             )

@@ -79,20 +79,6 @@ DOSAGES = Encoding("dosages", 16)
 ENCODINGS = (GENOTYPES, CALLS, DOSAGES)
 _BY_DTYPE = {encoding.dtype: encoding for encoding in ENCODINGS}
 
-_BYTE_VALUES = np.arange(256)
-
-
-def _called_in_byte(bits: int) -> npt.NDArray[np.uint8]:
-    """Called genotypes in each value of a byte; its filling is missing."""
-    missing = (1 << bits) - 1
-    called = [((_BYTE_VALUES >> low) & missing) != missing for low in range(0, 8, bits)]
-    return np.sum(called, axis=0, dtype=np.uint8)
-
-
-_CALLED_IN_BYTE = {
-    encoding: _called_in_byte(encoding.bits) for encoding in (GENOTYPES, CALLS)
-}
-
 
 def encoding_of(dtype: Any) -> Encoding:
     """Encoding of packed genotypes of some dtype.
@@ -284,5 +270,11 @@ def count_called(packed: PackedArray) -> npt.NDArray[np.int64]:
     if encoding is DOSAGES:
         codes = np.ascontiguousarray(packed).view(encoding.code_dtype)
         return np.count_nonzero(codes != encoding.missing, axis=1)
-    in_bytes = np.ascontiguousarray(packed).view(np.uint8)
-    return _CALLED_IN_BYTE[encoding][in_bytes].sum(axis=1, dtype=np.int64)
+    # A call is missing where all of its bits are set: the lowest then stands for it.
+    missing = np.ascontiguousarray(packed).view(np.uint8)
+    lowest = 0x55 if encoding is GENOTYPES else 0x11
+    for shift in (1, 2)[: encoding.bits // 2]:
+        missing = missing & (missing >> np.uint8(shift))
+    n_missing = np.bitwise_count(missing & np.uint8(lowest))
+    n_calls = packed.shape[1] * VARIANTS_PER_BYTE
+    return n_calls - n_missing.sum(axis=1, dtype=np.int64)

@@ -122,11 +122,6 @@ def pull_case(n, simplex):
     return basis.pull, (models, f32(K, n)), options
 
 
-def refinement():
-    unsettled: Any = jax.ShapeDtypeStruct((), jnp.bool_)
-    return projection._Refinement(projection.Projection(Q, f64(N_PEOPLE)), Q, unsettled)
-
-
 def block_pieces():
     shape: Any = jax.ShapeDtypeStruct((128,), jnp.int64)
     return uncertainty.BlockPieces(shape, shape, shape, f32(128))
@@ -187,7 +182,7 @@ CASES = {
     "surface of frequencies": lambda: surface_case(8_192, False),
     "pull of ancestry": lambda: pull_case(N_PEOPLE, True),
     "pull of frequencies": lambda: pull_case(N_VARIANTS, False),
-    "_refine": lambda: (projection._refine, (PACKED, refinement(), P_TILES), TILED),
+    "_project": lambda: (projection._project, (PACKED, Q, P_TILES, i32()), TILED),
     "encoder_features": lambda: (
         training.encoder_features,
         (PACKED, f32(N_PEOPLE), N_VARIANTS, F_TILES, P_TILES),

@@ -35,6 +35,10 @@ def starts():
     }
 
 
+# Falls of the likelihood that are taken for rounding, over the padded variants.
+ROUNDING = 768 * projection._ROUNDING
+
+
 def project(initial, refine):
     data = cohort()
     packed = likelihood.pad_shard(packing.pack_genotypes(data.genotypes), TILE)
@@ -84,14 +88,14 @@ def test_project__reaches_the_optimum_from_any_start(start):
         cohort().genotypes, optimum(), cohort().frequencies
     )
     np.testing.assert_allclose(found.log_likelihood, exact, rtol=1e-6)
-    assert (best - exact).max() < 1e-5
+    assert (best - exact).max() < 2 * ROUNDING
     assert (found.ancestry == 0).any()
 
 
 @pytest.mark.parametrize("start", starts())
 def test_project__never_falls(start):
     values = [project(starts()[start], refine=n).log_likelihood for n in range(6)]
-    assert (np.diff(values, axis=0) >= 0).all()
+    assert (np.diff(values, axis=0) >= -2 * ROUNDING).all()
     assert (values[-1] > values[0]).any()
 
 
