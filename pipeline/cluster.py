@@ -154,6 +154,9 @@ def _settings(specs: Sequence[WorkerSpec]) -> dict[str, Any]:
     memory = {"target": False, "spill": False, "pause": False, "terminate": 1.0}
     return {
         "distributed.scheduler.worker-ttl": SILENCE_TIMEOUT,
+        # So long after a death dask looks for the worker, and closes its nanny for
+        # good if it finds none: one that takes long to start, or that has died again.
+        "distributed.deploy.lost-worker-timeout": "365 days",
         # It would interrupt the kernels a hundred times a second.
         "distributed.worker.profile.enabled": False,
         # The C library reads its own before a nanny could set them.

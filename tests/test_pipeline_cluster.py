@@ -56,7 +56,11 @@ def pair() -> Iterator[Cluster]:
         )
         for spec in devices.plan_workers([], 2)
     ]
-    with cluster.local_cluster(specs) as running:
+    # Dask would look for a worker as soon as it was lost, and not wait for another.
+    with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "0s"}),
+        cluster.local_cluster(specs) as running,
+    ):
         yield running
 
 
