@@ -73,7 +73,7 @@ class PinnedWorker(WorkerPlugin):
             raise
         workers.pin(report)
         # The driver reports what a task raised; once is enough.
-        logging.getLogger("distributed.worker").setLevel(logging.ERROR)
+        logging.getLogger("distributed.worker").setLevel(logging.CRITICAL)
 
 
 class _PatientScheduler:

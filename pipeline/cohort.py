@@ -245,6 +245,10 @@ def open_cohort(url: str | Location) -> Cohort:
 def _check_sample_ids(cohort: Cohort) -> None:
     first: dict[str, int] = {}
     for index, sample_id in enumerate(cohort.sample_ids.tolist()):
+        if not sample_id:
+            raise InputError(
+                f"{cohort.url}: sample_id at {index} is empty; give everybody an id"
+            )
         if first.setdefault(sample_id, index) != index:
             raise InputError(
                 f"{cohort.url}: sample_id {sample_id!r} is at both {first[sample_id]} "

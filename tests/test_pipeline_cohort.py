@@ -132,6 +132,12 @@ def test_alleles__of_a_store_with_references_only(tmp_path):
     assert cohort.biallelic_mask.all()
 
 
+def test_open_cohort__refuses_an_empty_sample_id(tmp_path):
+    url = _write(tmp_path, sample_id=text([*"abcd", "", *"fghijkl"]))
+    with pytest.raises(InputError, match="sample_id at 4 is empty; give everybody"):
+        open_cohort(url)
+
+
 def test_open_cohort__refuses_duplicate_sample_ids(tmp_path):
     ids = [f"s{i}" for i in range(12)]
     ids[9] = ids[7] = "s3"

@@ -102,6 +102,7 @@ def test_neural__reports_training_and_held_out_people(finished: Path):
     report = summary(finished)
     outside = held_out_mask()
     assert report["method"] == "neural"
+    assert report["converged"] is None
     np.testing.assert_array_equal(read(finished, "sample_in_fit"), ~outside)
     log_likelihood = read(finished, "sample_log_likelihood")
     n_called = read(finished, "sample_n_called")
