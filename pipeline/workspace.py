@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from pipeline import lock, provenance, publication, store
 from pipeline.errors import InputError
-from pipeline.location import Location, RemotePath, delete_tree
+from pipeline.location import Location, RemotePath, delete_tree, locate
 
 STORES = {
     "prepared.zarr": "prepared",
@@ -166,6 +166,32 @@ def _read_finished(name: str, path: Location) -> dict[str, Any] | None:
             return None
         return store.Store.open(path, kind).attrs
     return json.loads(path.read_text()) if path.exists() else None
+
+
+def check_apart(source: str, output: Location) -> None:
+    """Refuse results inside the cohort that they are of, or in its place.
+
+    Raises
+    ------
+    InputError
+        If one would be written into the other, or replace it.
+    """
+    read, written = _parts(locate(source)), _parts(output)
+    if written[: len(read)] == read:
+        raise InputError(
+            f"{output} is in the cohort {source} itself; name another --output"
+        )
+    for name in (*STORES, _WORK):
+        if read[: len(written) + 1] == (*written, name):
+            raise InputError(
+                f"{source} is where the results of {output} go; name another --output"
+            )
+
+
+def _parts(path: Location) -> tuple[str, ...]:
+    if isinstance(path, RemotePath):
+        return tuple(str(path).split("/"))
+    return path.resolve().parts
 
 
 @contextlib.contextmanager
