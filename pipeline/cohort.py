@@ -283,7 +283,13 @@ def _chunk_digests(path: Location, name: str) -> list[list[str]]:
     stored = zarr_files.mapping(path)
 
     def digest(key: str) -> list[str]:
-        chunk = stored[f"{name}/{key}"]
+        try:
+            chunk = stored[f"{name}/{key}"]
+        except OSError as error:
+            raise InputError(
+                f"{path}: chunk {key} of array {name} cannot be read "
+                f"({error.strerror}); check permissions"
+            ) from error
         return [key, hashlib.blake2b(chunk, digest_size=32).hexdigest()]
 
     with ThreadPoolExecutor() as executor:

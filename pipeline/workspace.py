@@ -7,6 +7,7 @@ folder, which a small object names until it is published. A lock keeps two runs 
 """
 
 import contextlib
+import errno
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -311,7 +312,15 @@ def _hold(planned: Workspace, name: str, *, afresh: bool) -> Iterator[Workspace]
 def _hold_folder(planned: Workspace, work: Path, *, afresh: bool) -> Iterator[_Held]:
     is_new = not work.parent.exists()
     continues = work.exists() and not afresh
-    work.mkdir(parents=True, exist_ok=True)
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InputError(
+            f"{planned.output} cannot be made ({error.strerror}: {error.filename}); "
+            "name another --output"
+        ) from error
     try:
         with lock.hold(work / "lock", planned.output):
             if afresh:

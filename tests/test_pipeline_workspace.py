@@ -112,6 +112,21 @@ def test_check_apart__lets_the_others_be(source):
     check_apart(source, locate("out"))
 
 
+@pytest.mark.parametrize("name", ["", "model.zarr"])
+def test_open_workspace__refuses_what_cannot_be_made(tmp_path, name):
+    (tmp_path / "file").touch()
+    output, options = tmp_path / "file" / "out", {"resume": False, "overwrite": False}
+    message = r"out cannot be made \(Not a directory: .*file.*\); name another"
+    opened = (
+        open_store_workspace(output, name, **options)
+        if name
+        else open_workspace(output, **options)
+    )
+    with pytest.raises(InputError, match=message), opened:
+        pytest.fail("there is no such place")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_open_workspace__refuses_a_file(tmp_path):
     (tmp_path / "results").write_text("text")
     message = r"results is a file; name a directory for --output"
