@@ -21,7 +21,7 @@ import distributed
 from distributed import Client, Nanny, Scheduler, SpecCluster, WorkerPlugin
 
 from pipeline import provenance, tasks, workers
-from pipeline.devices import WorkerSpec
+from pipeline.devices import WORKER_BYTES, WorkerSpec
 from pipeline.errors import ClusterError, InputError
 from pipeline.tasks import Cluster
 
@@ -137,14 +137,20 @@ def parse_memory(text: str) -> int:
     Raises
     ------
     InputError
-        If it stands for none.
+        If it stands for none, or for less than any worker takes.
     """
     try:
-        return int(dask.utils.parse_bytes(text))
+        found = int(dask.utils.parse_bytes(text))
     except ValueError:
         raise InputError(
             f"{text} is no amount of memory; give --worker-memory as in 700MiB"
         ) from None
+    if found < WORKER_BYTES:
+        raise InputError(
+            f"a worker of {text} would be killed as it loads its libraries; give "
+            f"--worker-memory at least {WORKER_BYTES // 2**20}MiB"
+        )
+    return found
 
 
 def _settings(specs: Sequence[WorkerSpec]) -> dict[str, Any]:

@@ -119,6 +119,8 @@ def test_neural__reports_training_and_held_out_people(finished: Path):
     assert report["data_passes"] == CONFIG.neural.epochs + 4
     names = [stage["name"] for stage in report["stages"]]
     assert names == ["prepare", "fit", "train", "apply"]
+    written = sum(len(data) for data in tree_bytes(finished).values())
+    assert written <= report["plan"]["disk_bytes"]
 
 
 def test_likelihood__reports_its_method_and_no_evaluation(likelihood_run: Path):
