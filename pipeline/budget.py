@@ -9,14 +9,14 @@ import math
 from dataclasses import dataclass
 
 from estimator.packing import DOSAGES, packed_width
-from pipeline import apply, decode, fit_check, plan, steps
-from pipeline.config import RunConfig
+from pipeline import apply, decode, fit_check, neural, plan, steps
+from pipeline.config import NEURAL, RunConfig
+from pipeline.devices import WORKER_BYTES
 from pipeline.errors import InputError
 
 MIB = 2**20
 FLOAT_BYTES = 4
-# Resident memory of a worker that has loaded its libraries, and of the driver.
-WORKER_BYTES = 190 * MIB
+# Resident memory of the driver once it has loaded its libraries.
 DRIVER_BYTES = 490 * MIB
 # What the compiled kernels of the fit take, and those of training and applying.
 FIT_KERNEL_BYTES = 250 * MIB
@@ -24,6 +24,10 @@ ENCODER_KERNEL_BYTES = 300 * MIB
 # A variant's keys and counts, and a person's id, as the driver holds them.
 VARIANT_BYTES = 600
 PERSON_BYTES = 200
+# The same in a store on disk, and the page with figures.
+STORED_VARIANT_BYTES = 64
+STORED_PERSON_BYTES = 100
+REPORT_BYTES = 4 * MIB
 # A worker that Dask sees at its limit is killed: stay clear of it.
 USABLE_SHARE = 0.95
 
@@ -68,13 +72,15 @@ class Budget:
     cache_bytes
         Shards that each worker keeps in memory between passes.
     pass_bytes
-        Packed genotypes read from the prepared store in each later pass.
+        Packed genotypes read from the prepared store in each later pass, or epoch of
+        joint training.
     stage_bytes
         Memory of a worker in each stage.
     driver_bytes
         Memory of the driver.
     network_bytes
-        Sums, P and Q that cross the network in a round.
+        Sums, P and Q that cross the network in a round; of joint training, gradients
+        and P in a step.
     disk_bytes
         Room for results and for the files of the rounds.
     """
@@ -126,39 +132,70 @@ def plan_budget(
     sums_bytes = FLOAT_BYTES * m * (k + k * (k + 1) // 2)
     point_bytes = FLOAT_BYTES * k * (n + m)
     per_worker = -(-len(shards) // n_workers)
+    is_joint = config.fit.method == NEURAL
     stages = {
         "prepare": _prepare_bytes(sizes),
         "fit": _fit_bytes(sizes, config, shard_bytes, sums_bytes, per_worker),
-        "train": _encoder_bytes(sizes, config, config.train.batch_size),
+        "train": _encoder_bytes(sizes, config, _people_encoded(sizes, config)),
         "apply": _encoder_bytes(sizes, config, apply.GROUP_PEOPLE)
         + _check_bytes(sizes, config),
     }
+    if is_joint:
+        # The encoder is distilled with the starting values, before joint training.
+        stages["fit"] = max(stages["fit"], stages["train"])
+        step = _joint_bytes(sizes, config, n_workers)
+        stages["train"] = max(stages["train"], step)
     cache_bytes = min(config.fit.cache_bytes, per_worker * shard_bytes)
     if worker_limit is not None:
         room = int(USABLE_SHARE * worker_limit) - stages["fit"]
         cache_bytes = max(min(cache_bytes, room), 0)
     kept = cache_bytes // shard_bytes * min(n_workers, len(shards))
     stages["fit"] += cache_bytes // shard_bytes * shard_bytes
+    streamed = n * width if is_joint else max(len(shards) - kept, 0) * shard_bytes
     return Budget(
         n_shards=len(shards),
         shard_people=len(shards[0]),
         shard_bytes=shard_bytes,
         prepared_bytes=n * width,
         cache_bytes=cache_bytes,
-        pass_bytes=max(len(shards) - kept, 0) * shard_bytes,
+        pass_bytes=streamed,
         stage_bytes=stages,
         # The search holds points, their maps and relaxations, and differences.
         driver_bytes=DRIVER_BYTES
         + VARIANT_BYTES * m
         + PERSON_BYTES * n
         + (4 * config.fit.n_secants + 8) * point_bytes,
-        # Towards the root of the tree, and from there to those who step for P.
-        network_bytes=(min(n_workers, len(shards)) - 1) * sums_bytes
-        + (min(n_workers, -(-m // steps.STEP_VARIANTS)) - 1) * sums_bytes
-        + len(shards) * FLOAT_BYTES * k * m
-        + 2 * point_bytes,
-        disk_bytes=n * width + (3 * config.fit.n_secants + 7) * point_bytes,
+        network_bytes=_network_bytes(sizes, config, n_workers, len(shards)),
+        # Points, maps and relaxations of the rounds, and what training reads.
+        disk_bytes=(3 * config.fit.n_secants + 9) * point_bytes
+        + _result_bytes(sizes, k),
     )
+
+
+def _network_bytes(
+    sizes: Sizes, config: RunConfig, n_workers: int, n_shards: int
+) -> int:
+    """What crosses the network in a round, or in a step of joint training."""
+    k, m = config.fit.n_populations, sizes.n_variants
+    frequencies = FLOAT_BYTES * k * m
+    if config.fit.method == NEURAL:
+        # A gradient of each slice; P to each worker, and the next one's.
+        return (config.neural.n_slices + n_workers + 1) * frequencies
+    sums = FLOAT_BYTES * m * (k + k * (k + 1) // 2)
+    # Towards the root of the tree, and from there to those who step for P.
+    edges = min(n_workers, n_shards) - 1
+    edges += min(n_workers, -(-m // steps.STEP_VARIANTS)) - 1
+    points = 2 * FLOAT_BYTES * k * (sizes.n_samples + m)
+    return edges * sums + n_shards * frequencies + points
+
+
+def _result_bytes(sizes: Sizes, n_populations: int) -> int:
+    """Room for the three stores and the report, before compression."""
+    k, m, n = n_populations, sizes.n_variants, sizes.n_samples
+    keys = 3 * (STORED_VARIANT_BYTES * m + STORED_PERSON_BYTES * n)
+    # P in two stores and the encoder's first layer; Q and its standard errors.
+    values = FLOAT_BYTES * ((3 * k + 1) * m + 2 * k * n)
+    return n * sizes.row_bytes + keys + values + REPORT_BYTES
 
 
 def _prepare_bytes(sizes: Sizes) -> int:
@@ -167,14 +204,14 @@ def _prepare_bytes(sizes: Sizes) -> int:
         sizes.n_samples, sizes.n_variants, sizes.sample_chunk, sizes.itemsize
     )
     rows = len(blocks[0])
-    # Codes of the window and their transpose; calls of a chunk, and what it becomes.
     window = min(decode.WINDOW_CELLS, rows * sizes.n_variants)
     chunk = min(sizes.variant_chunk, sizes.n_variants) * rows
     dosages = sizes.itemsize == DOSAGES.itemsize
-    code_bytes, call_bytes = (2, 12) if dosages else (1, 6)
-    transposed = window * sizes.itemsize // 2
+    # Codes of the window with those packed of dosages, or with what shows that two
+    # bits hold them; calls of a chunk, and what it becomes.
+    code_bytes, call_bytes = (6, 12) if dosages else (3, 6)
     packed = rows * sizes.row_bytes
-    return WORKER_BYTES + packed + code_bytes * window + transposed + call_bytes * chunk
+    return WORKER_BYTES + packed + code_bytes * window + call_bytes * chunk
 
 
 def _fit_bytes(
@@ -193,12 +230,21 @@ def _fit_bytes(
     model_bytes = FLOAT_BYTES * (2 * k + k * (k + 1) // 2)
     shard_people = shard_bytes // sizes.row_bytes
     models = per_worker * shard_people * model_bytes + steps.sample_bytes(k)
-    return WORKER_BYTES + FIT_KERNEL_BYTES + max(start, rounds + models)
+    # P as it is read, and laid out for either side.
+    point = 3 * FLOAT_BYTES * k * sizes.n_variants
+    return WORKER_BYTES + FIT_KERNEL_BYTES + max(start, rounds + models + point)
+
+
+def _people_encoded(sizes: Sizes, config: RunConfig) -> int:
+    """Most people that a task of the training encodes."""
+    # Distillation, and the evaluation of joint training, take as many chunks at a time.
+    chunks = neural.EVALUATION_BLOCKS * plan.chunk_people(sizes.sample_chunk)
+    return max(config.train.batch_size // config.train.n_slices, chunks)
 
 
 def _encoder_bytes(sizes: Sizes, config: RunConfig, n_people: int) -> int:
     """Memory of a worker that encodes some people at a time."""
-    genotypes = 4 * n_people * sizes.row_bytes
+    genotypes = 4 * min(n_people, sizes.n_samples) * sizes.row_bytes
     # P and the projector here and on the device, and P once more by position.
     model = 5 * FLOAT_BYTES * config.fit.n_populations * sizes.n_variants
     return WORKER_BYTES + ENCODER_KERNEL_BYTES + genotypes + model
@@ -214,6 +260,17 @@ def _check_bytes(sizes: Sizes, config: RunConfig) -> int:
     candidates = fit_check.CANDIDATES * people * packed_width(variants) * sizes.itemsize
     # As they come, together, and on the device.
     return 4 * residuals + 8 * pairs + 3 * candidates
+
+
+def _joint_bytes(sizes: Sizes, config: RunConfig, n_workers: int) -> int:
+    """Memory of a worker in a step of joint training."""
+    chosen = config.neural
+    frequencies = FLOAT_BYTES * config.fit.n_populations * sizes.n_variants
+    # The gradients of a worker's slices and two sums of them; P, the gradient, the
+    # natural one, the step and the next P.
+    gradients = -(-chosen.n_slices // n_workers) + 2
+    people = chosen.batch_size // chosen.n_slices
+    return _encoder_bytes(sizes, config, people) + (gradients + 5) * frequencies
 
 
 def check_budget(

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from estimator.config import AncestryEstimatorConfig
 from estimator.training import Projector, Weights
 from pipeline import genome_build, schema
+from pipeline.config import NEURAL
 from pipeline.errors import InputError
 from pipeline.fit import FitResult
 from pipeline.location import Location
@@ -57,7 +58,8 @@ def save_model(
         Model(fitted.point.frequencies, encoder),
         {
             "log_likelihood_trace": fitted.trace,
-            "converged": fitted.converged,
+            # A joint training ends after its epochs, and shows nothing of the kind.
+            "converged": None if fitted.method == NEURAL else fitted.converged,
             "data_passes": fitted.data_passes,
             "method": fitted.method,
             "qc_steps": source.attrs["qc_steps"],

@@ -89,7 +89,7 @@ class PinnedWorker(WorkerPlugin):
             raise
         workers.pin(report)
         # The driver reports what a task raised; once is enough.
-        logging.getLogger("distributed.worker").setLevel(logging.ERROR)
+        logging.getLogger("distributed.worker").setLevel(logging.CRITICAL)
 
 
 class _PatientScheduler:
@@ -151,6 +151,9 @@ def _settings(specs: Sequence[WorkerSpec]) -> dict[str, Any]:
     """Dask's settings for a local cluster."""
     return {
         "distributed.scheduler.worker-ttl": SILENCE_TIMEOUT,
+        # So long after a death dask looks for the worker, and closes its nanny for
+        # good if it finds none: one that takes long to start, or that has died again.
+        "distributed.deploy.lost-worker-timeout": "365 days",
         # The C library reads its own before a nanny could set them.
         "distributed.nanny.pre-spawn-environ": specs[0].environment if specs else {},
         **WORKER_SETTINGS,

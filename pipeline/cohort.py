@@ -245,6 +245,10 @@ def open_cohort(url: str | Location) -> Cohort:
 def _check_sample_ids(cohort: Cohort) -> None:
     first: dict[str, int] = {}
     for index, sample_id in enumerate(cohort.sample_ids.tolist()):
+        if not sample_id:
+            raise InputError(
+                f"{cohort.url}: sample_id at {index} is empty; give everybody an id"
+            )
         if first.setdefault(sample_id, index) != index:
             raise InputError(
                 f"{cohort.url}: sample_id {sample_id!r} is at both {first[sample_id]} "
@@ -279,7 +283,13 @@ def _chunk_digests(path: Location, name: str) -> list[list[str]]:
     stored = zarr_files.mapping(path)
 
     def digest(key: str) -> list[str]:
-        chunk = stored[f"{name}/{key}"]
+        try:
+            chunk = stored[f"{name}/{key}"]
+        except OSError as error:
+            raise InputError(
+                f"{path}: chunk {key} of array {name} cannot be read "
+                f"({error.strerror}); check permissions"
+            ) from error
         return [key, hashlib.blake2b(chunk, digest_size=32).hexdigest()]
 
     with ThreadPoolExecutor() as executor:

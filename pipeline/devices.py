@@ -31,6 +31,8 @@ _SINGLE_THREADED = (
     "NUMBA_NUM_THREADS",
 )
 _GPU_QUERY_SECONDS = 20
+# Resident memory of a worker that has loaded its libraries, before any work.
+WORKER_BYTES = 190 * 2**20
 # One heap, and blocks of a MiB or more apart from it, so that both can be given back:
 # the C library's own threshold rises to 32 MiB as blocks are freed.
 _ALLOCATOR = {

@@ -99,8 +99,13 @@ def source_digest(source: str | Path) -> str:
 def _digest(found: SourceFiles) -> str:
     digests = []
     for path in (*found.files, *found.companions):
-        with path.open("rb") as file:
-            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+        try:
+            with path.open("rb") as file:
+                digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+        except OSError as error:
+            raise InputError(
+                f"{path} cannot be read ({error.strerror}); check permissions"
+            ) from error
     return provenance.digest(digests)
 
 

@@ -126,7 +126,9 @@ class Where:
             return cluster.existing_cluster(self.scheduler, self.min_workers)
         n_cores = len(os.sched_getaffinity(0))
         specs = devices.plan_workers(devices.visible_gpus(), n_cores, self.workers)
-        limit = self.worker_memory and quantities.parse_memory(self.worker_memory)
+        limit = self.worker_memory and quantities.parse_memory(
+            self.worker_memory, at_least=devices.WORKER_BYTES
+        )
         return cluster.local_cluster(specs, limit or None)
 
     def _check(self) -> None:

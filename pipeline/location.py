@@ -180,13 +180,16 @@ def locate(text: str | Path | RemotePath) -> Location:
     Raises
     ------
     InputError
-        If no file system is known for the protocol.
+        If no file system is known for the protocol, or the text is empty.
 
     >>> locate("s3://bucket/cohort.vcz/").name, locate("folder/cohort.vcz").name
     ('cohort.vcz', 'cohort.vcz')
     """
     if not isinstance(text, str):
         return text
+    if not text:
+        # To pathlib it is the current directory, and to a shell an unset variable.
+        raise InputError("a path is empty; name a directory, a file or a URL")
     protocol, separator, rest = text.partition("://")
     if not separator:
         return Path(text)

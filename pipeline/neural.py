@@ -34,7 +34,7 @@ _TRAINING = "training.json"
 # sample and the evaluation.
 _OTHER_PASSES = 2
 # Chunks of people that one task evaluates.
-_EVALUATION_BLOCKS = 16
+EVALUATION_BLOCKS = 16
 
 
 @dataclass(frozen=True)
@@ -197,6 +197,8 @@ class NeuralFit:
             for part, ahead, worker in zip(step, upcoming, workers, strict=False)
         ]
         total = self.cluster.add(add_gradients, gradients)
+        # A worker holds each gradient of P for as long as anybody refers to it.
+        gradients.clear()
         return self.cluster.result(self.cluster.submit(joint.take_step, version, total))
 
     def _evaluate(self, files: JointFiles, trace: list[float]) -> NeuralResult:
@@ -228,8 +230,8 @@ class NeuralFit:
     def _evaluate_people(self, version: Version, people: Prepared) -> list[Evaluated]:
         blocks = people.blocks_in_fit
         parts = [
-            minibatch.cut_slice(people, blocks[i : i + _EVALUATION_BLOCKS])
-            for i in range(0, len(blocks), _EVALUATION_BLOCKS)
+            minibatch.cut_slice(people, blocks[i : i + EVALUATION_BLOCKS])
+            for i in range(0, len(blocks), EVALUATION_BLOCKS)
         ]
         workers = self.cluster.spread(len(parts))
         futures = [

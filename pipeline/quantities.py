@@ -7,8 +7,10 @@ from dask.utils import parse_bytes, parse_timedelta
 from pipeline.errors import InputError
 
 
-def parse_memory(text: str, option: str = "--worker-memory") -> int:
-    """Bytes that a text such as 700MiB or 4GB stands for.
+def parse_memory(
+    text: str, option: str = "--worker-memory", *, at_least: int = 0
+) -> int:
+    """Bytes that a text such as 700MiB or 4GB stands for, of a worker's memory.
 
     Parameters
     ----------
@@ -16,21 +18,29 @@ def parse_memory(text: str, option: str = "--worker-memory") -> int:
         The text.
     option
         Where it was given, for the error.
+    at_least
+        Bytes that any worker takes.
 
     Raises
     ------
     InputError
-        If it stands for none.
+        If it stands for none, or for less than any worker takes.
 
     >>> parse_memory("700MiB")
     734003200
     """
     try:
-        return int(parse_bytes(text))
+        found = int(parse_bytes(text))
     except ValueError:
         raise InputError(
             f"{text} is no amount of memory; give {option} as in 700MiB"
         ) from None
+    if found < at_least:
+        raise InputError(
+            f"a worker of {text} would be killed as it loads its libraries; give "
+            f"{option} at least {at_least // 2**20}MiB"
+        )
+    return found
 
 
 def parse_duration(text: str, option: str) -> float:

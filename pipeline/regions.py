@@ -55,7 +55,7 @@ def read_regions(name: str) -> list[Region]:
     else:
         try:
             text = Path(name).read_text()
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise InputError(
                 f"qc.exclude_regions: {name} cannot be read ({error}); name a BED "
                 f"file, or one of {', '.join(SHIPPED_REGIONS)}"

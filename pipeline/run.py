@@ -30,7 +30,7 @@ from pipeline.prepare import prepare
 from pipeline.report import write_report
 from pipeline.store import Store
 from pipeline.tasks import Cluster
-from pipeline.workspace import STORES, Workspace, open_workspace
+from pipeline.workspace import STORES, Workspace, check_apart, open_workspace
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,7 @@ def run(
     InputError
         If the cohort, the configuration or the output directory will not do.
     """
+    check_apart(source, output)
     with open_workspace(output, resume=resume, overwrite=overwrite) as workspace:
         cohort = stages.open_to_fit(source, workspace.work)
         stages.check_labels(labels, cohort.sample_ids, config)
@@ -118,6 +119,7 @@ def plan_run(
             f"{source} has to be imported before a run can be planned; run "
             "`streamixture import` and give the store that it makes"
         )
+    check_apart(source, output)
     cohort = open_cohort(str(publication.resolve(locate(source))))
     with cluster as workers:
         planned = _check_budget(cohort, output, config, workers)

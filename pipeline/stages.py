@@ -32,7 +32,7 @@ from pipeline.schema import PREPARED, VARIANT_KEYS
 from pipeline.store import Store, check_genotypes
 from pipeline.tasks import Cluster
 from pipeline.train import train
-from pipeline.workspace import open_store_workspace
+from pipeline.workspace import check_apart, open_store_workspace
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def _file_digest(path: str) -> str | None:
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
+    except (OSError, ValueError):
         return None
 
 
@@ -266,6 +266,7 @@ def prepare_only(
         If the cohort cannot be used, or the output exists.
     """
     name = "prepared.zarr"
+    check_apart(source, output)
     options = {"resume": resume, "overwrite": overwrite}
     with open_store_workspace(output, name, **options) as workspace:
         cohort = open_to_fit(source, workspace.work)
@@ -358,6 +359,7 @@ def project(
     name = "ancestry.zarr"
     options = {"resume": resume, "overwrite": overwrite}
     model = Store.open(publication.resolve(model_path), "model")
+    check_apart(source, output)
     with open_store_workspace(output, name, **options) as workspace:
         cohort = open_source(source, workspace.work)
         build = overlap.check_build(model, cohort)

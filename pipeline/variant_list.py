@@ -35,7 +35,7 @@ def listed_variants(path: str, cohort: Cohort) -> npt.NDArray[np.bool_]:
     try:
         with open(path) as file:
             lines = [line.rstrip("\n") for line in file if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(
             f"qc.variants: {path} cannot be read ({error}); name a list of variants"
         ) from error

@@ -7,6 +7,7 @@ folder, which a small object names until it is published. A lock keeps two runs 
 """
 
 import contextlib
+import errno
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 
 from pipeline import lock, provenance, publication, store
 from pipeline.errors import InputError
-from pipeline.location import Location, RemotePath, delete_tree
+from pipeline.location import Location, RemotePath, delete_tree, locate
 
 STORES = {
     "prepared.zarr": "prepared",
@@ -168,6 +169,32 @@ def _read_finished(name: str, path: Location) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
+def check_apart(source: str, output: Location) -> None:
+    """Refuse results inside the cohort that they are of, or in its place.
+
+    Raises
+    ------
+    InputError
+        If one would be written into the other, or replace it.
+    """
+    read, written = _parts(locate(source)), _parts(output)
+    if written[: len(read)] == read:
+        raise InputError(
+            f"{output} is in the cohort {source} itself; name another --output"
+        )
+    for name in (*STORES, _WORK):
+        if read[: len(written) + 1] == (*written, name):
+            raise InputError(
+                f"{source} is where the results of {output} go; name another --output"
+            )
+
+
+def _parts(path: Location) -> tuple[str, ...]:
+    if isinstance(path, RemotePath):
+        return tuple(str(path).split("/"))
+    return path.resolve().parts
+
+
 @contextlib.contextmanager
 def open_workspace(
     output: Location, *, resume: bool, overwrite: bool
@@ -285,7 +312,15 @@ def _hold(planned: Workspace, name: str, *, afresh: bool) -> Iterator[Workspace]
 def _hold_folder(planned: Workspace, work: Path, *, afresh: bool) -> Iterator[_Held]:
     is_new = not work.parent.exists()
     continues = work.exists() and not afresh
-    work.mkdir(parents=True, exist_ok=True)
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InputError(
+            f"{planned.output} cannot be made ({error.strerror}: {error.filename}); "
+            "name another --output"
+        ) from error
     try:
         with lock.hold(work / "lock", planned.output):
             if afresh:

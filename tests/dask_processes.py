@@ -66,6 +66,10 @@ class DaskProcesses:
         self._processes.append(process)
         return process
 
+    def is_announced(self) -> bool:
+        """Whether the scheduler file is there, with the address written into it."""
+        return self.file.exists() and self.file.stat().st_size > 0
+
     def worker(self, name: str, *options: str) -> "subprocess.Popen[bytes]":
         """Start a worker without a nanny, so that it is one process and stays dead."""
         return self._start(

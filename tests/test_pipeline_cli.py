@@ -242,6 +242,8 @@ def test_run__dry_run_prints_the_plan_and_writes_nothing(tmp_path):
     assert_refused(refused, "and has 200 MiB; raise --worker-memory")
     refused = call(*arguments, "--worker-memory", "much")
     assert_refused(refused, "much is no amount of memory")
+    refused = call(*arguments, "--worker-memory", "10MiB")
+    assert_refused(refused, "a worker of 10MiB would be killed as it loads")
     assert not output.exists()
 
 

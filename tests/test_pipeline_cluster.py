@@ -56,7 +56,11 @@ def pair() -> Iterator[Cluster]:
         )
         for spec in devices.plan_workers([], 2)
     ]
-    with cluster.local_cluster(specs) as running:
+    # Dask would look for a worker as soon as it was lost, and not wait for another.
+    with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "0s"}),
+        cluster.local_cluster(specs) as running,
+    ):
         yield running
 
 
@@ -376,7 +380,7 @@ def remote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskProcesses]:
     """A cluster of processes that others started, with one worker."""
     with DaskProcesses(tmp_path_factory.mktemp("remote")) as processes:
         processes.worker("first")
-        wait_until(processes.file.exists)
+        wait_until(processes.is_announced)
         yield processes
 
 
@@ -447,6 +451,7 @@ def test_result__waits_for_other_workers_and_then_ends(remote, monkeypatch):
         with pytest.raises(ClusterError, match=message):
             running.result(task)
         remote.worker("rescue")
+        wait_until(lambda: running.workers)
         assert list(running.run_all(_square, [3])) == [9]
 
 
@@ -454,7 +459,7 @@ def test_result__of_tasks_whose_only_worker_was_replaced(tmp_path, monkeypatch):
     monkeypatch.setattr(patience, "CHECK_SECONDS", 0.5)
     with DaskProcesses(tmp_path) as processes:
         first = processes.worker("first")
-        wait_until(processes.file.exists)
+        wait_until(processes.is_announced)
         with _connected(processes) as running:
             (address,) = running.workers
             futures = [running.submit(time.sleep, 0.5, worker=address) for _ in "abc"]
@@ -476,7 +481,7 @@ def test_existing_cluster__a_scheduler_that_dies_is_one_line(tmp_path):
     message = "the connection to the scheduler was lost; start it again and go on"
     with DaskProcesses(tmp_path) as processes:
         processes.worker("only")
-        wait_until(processes.file.exists)
+        wait_until(processes.is_announced)
         with pytest.raises(ClusterError, match=message), _connected(processes) as lost:
             _kill_during_a_task(lost, processes)
 
@@ -504,7 +509,7 @@ def test_existing_cluster__by_tls_as_dask_is_configured(tmp_path):
     }
     with DaskProcesses(tmp_path, "tls", **variables) as processes:
         processes.worker("secret")
-        wait_until(processes.file.exists)
+        wait_until(processes.is_announced)
         address = cluster.read_scheduler_file(processes.file)
         assert address.startswith("tls://")
         with dask.config.set(own), _connected(processes) as running:

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import shutil
@@ -132,6 +133,12 @@ def test_alleles__of_a_store_with_references_only(tmp_path):
     assert cohort.biallelic_mask.all()
 
 
+def test_open_cohort__refuses_an_empty_sample_id(tmp_path):
+    url = _write(tmp_path, sample_id=text([*"abcd", "", *"fghijkl"]))
+    with pytest.raises(InputError, match="sample_id at 4 is empty; give everybody"):
+        open_cohort(url)
+
+
 def test_open_cohort__refuses_duplicate_sample_ids(tmp_path):
     ids = [f"s{i}" for i in range(12)]
     ids[9] = ids[7] = "s3"
@@ -181,6 +188,23 @@ def test_open_cohort__does_not_read_a_refused_chunk_as_reference(monkeypatch):
 
 def _fingerprint(path: Path, **changes: Any) -> str:
     return open_cohort(_write(path, **changes)).fingerprint()
+
+
+def test_fingerprint__names_a_chunk_that_may_not_be_read(tmp_path, monkeypatch):
+    cohort = open_cohort(_write(tmp_path))
+
+    answer = zarr.DirectoryStore._fromfile
+
+    def refuse_genotypes(path: str) -> bytes:
+        if "call_genotype/0" in path:
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return answer(path)
+
+    refusing = staticmethod(refuse_genotypes)
+    monkeypatch.setattr(zarr.DirectoryStore, "_fromfile", refusing)
+    message = r"chunk \d\.\d\.0 of array call_genotype cannot be read \(Permission d"
+    with pytest.raises(InputError, match=message):
+        cohort.fingerprint()
 
 
 def test_fingerprint__does_not_depend_on_path_time_or_other_arrays(tmp_path):

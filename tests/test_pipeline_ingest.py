@@ -1,3 +1,4 @@
+import errno
 import json
 from pathlib import Path
 
@@ -257,3 +258,16 @@ def test_ingest__refuses_a_damaged_vcf_and_leaves_nothing(tmp_path):
     with pytest.raises(InputError, match="toy.vcf.gz could not be imported"):
         ingest.ingest(path, tmp_path / "toy.vcz")
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_source_digest__names_a_file_that_may_not_be_read(tmp_path, monkeypatch):
+    bed = plink_files(tmp_path)
+
+    def refuse(path, *_):
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(
+        InputError, match=r"toy\.v1\.bed cannot be read \(Permission denied"
+    ):
+        ingest.source_digest(bed)

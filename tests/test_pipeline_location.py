@@ -121,3 +121,8 @@ def test_read_range__is_the_same_locally(remote, tmp_path, span):
     expected = io.BytesIO(b"a/x").getvalue()[slice(*span)]
     for folder in (tmp_path, remote / "a"):
         assert location.read_range(folder / "x", *span) == expected
+
+
+def test_locate__refuses_what_an_unset_variable_leaves():
+    with pytest.raises(InputError, match="a path is empty; name a directory"):
+        locate("")

@@ -224,6 +224,12 @@ def not_a_store(folder: Path) -> Path:
     return folder / "c.vcz"
 
 
+def damaged_store(folder: Path) -> str:
+    url = store()(folder)
+    cut(folder / "c.vcz" / "call_genotype" / "1.0.0", 5)
+    return str(url)
+
+
 SAME_PLACE = np.array([1000] * 2 + [1000 * i for i in range(3, 31)], np.int32)
 
 COHORTS: list[tuple[Case, str]] = [
@@ -272,6 +278,7 @@ COHORTS: list[tuple[Case, str]] = [
     (empty_store, "call_genotype has no variants"),
     (store_of_format_3, "is in zarr format 3"),
     (not_a_store, "is not a Zarr group (no .zgroup)"),
+    (damaged_store, "c.vcz: chunk 1.0.0 of array call_genotype cannot be decoded"),
     (store(variant_position=SAME_PLACE), "variants 0 and 1 are both 1:1000:A:C"),
 ]
 

@@ -102,6 +102,7 @@ def test_neural__reports_training_and_held_out_people(finished: Path):
     report = summary(finished)
     outside = held_out_mask()
     assert report["method"] == "neural"
+    assert report["converged"] is None
     np.testing.assert_array_equal(read(finished, "sample_in_fit"), ~outside)
     log_likelihood = read(finished, "sample_log_likelihood")
     n_called = read(finished, "sample_n_called")
@@ -118,6 +119,8 @@ def test_neural__reports_training_and_held_out_people(finished: Path):
     assert report["data_passes"] == CONFIG.neural.epochs + 4
     names = [stage["name"] for stage in report["stages"]]
     assert names == ["prepare", "fit", "train", "apply"]
+    written = sum(len(data) for data in tree_bytes(finished).values())
+    assert written <= report["plan"]["disk_bytes"]
 
 
 def test_likelihood__reports_its_method_and_no_evaluation(likelihood_run: Path):

@@ -9,9 +9,9 @@ import pytest
 import sgkit
 
 from estimator.packing import CALLS, DOSAGES, GENOTYPES
-from pipeline import decode, linkage, pruning, qc, variant_list
+from pipeline import decode, linkage, pruning, qc, stages, variant_list
 from pipeline.cohort import Cohort, open_cohort
-from pipeline.config import QCConfig
+from pipeline.config import QCConfig, RunConfig
 from pipeline.errors import InputError
 from tests.helpers import (
     forbid_dask,
@@ -491,6 +491,14 @@ def test_quality_control__list_of_an_export(tmp_path):
     listed.write_text("".join("\t".join(map(str, row)) + "\n" for row in table))
     result = qc.quality_control(cohort, _config(variants=str(listed)))
     assert np.flatnonzero(result.variant_mask).tolist() == [2, 7]
+
+
+def test_quality_control__list_that_no_file_can_be(tmp_path):
+    cohort = _cohort(tmp_path, random_genotypes(30, 20, missing=0))
+    config = _config(variants="a\0b")
+    assert stages.provenance_inputs("", RunConfig(qc=config))["files"] == {"a\0b": None}
+    with pytest.raises(InputError, match=r"qc\.variants: .* cannot be read"):
+        qc.quality_control(cohort, config)
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,13 @@ import pytest
 
 from pipeline import provenance, store
 from pipeline.errors import BusyError, InputError
-from pipeline.location import Location
+from pipeline.location import Location, locate
 from pipeline.store import Store
 from pipeline.workspace import (
     FILES,
     STORES,
     Workspace,
+    check_apart,
     open_store_workspace,
     open_workspace,
 )
@@ -81,6 +82,49 @@ def test_open_workspace__publishes_everything_and_leaves_nothing_else(tmp_path):
     _publish_a_run(output, "first")
     assert {path.name for path in output.iterdir()} == {*STORES, *FILES}
     assert _notes(output) == {"first"}
+
+
+@pytest.mark.parametrize(
+    ("source", "output"),
+    [
+        ("c.vcz", "c.vcz"),
+        ("c.vcz", "c.vcz/out"),
+        ("c.vcz", "other/../c.vcz/out"),
+        ("s3://bucket/c.vcz", "s3://bucket/c.vcz"),
+        ("s3://bucket/c.vcz", "s3://bucket/c.vcz/out"),
+    ],
+)
+def test_check_apart__refuses_results_in_the_cohort(source, output):
+    with pytest.raises(InputError, match=r"is in the cohort \S*c\.vcz itself; name"):
+        check_apart(source, locate(output))
+
+
+@pytest.mark.parametrize("source", ["out/prepared.zarr", "out/.work/c.vcz"])
+@pytest.mark.parametrize("root", ["", "s3://bucket/"])
+def test_check_apart__refuses_a_cohort_in_the_place_of_results(root, source):
+    message = r"is where the results of \S*out go; name another --output"
+    with pytest.raises(InputError, match=message):
+        check_apart(root + source, locate(f"{root}out"))
+
+
+@pytest.mark.parametrize("source", ["c.vcz", "out/cohort.vcz", "out.vcz", "o"])
+def test_check_apart__lets_the_others_be(source):
+    check_apart(source, locate("out"))
+
+
+@pytest.mark.parametrize("name", ["", "model.zarr"])
+def test_open_workspace__refuses_what_cannot_be_made(tmp_path, name):
+    (tmp_path / "file").touch()
+    output, options = tmp_path / "file" / "out", {"resume": False, "overwrite": False}
+    message = r"out cannot be made \(Not a directory: .*file.*\); name another"
+    opened = (
+        open_store_workspace(output, name, **options)
+        if name
+        else open_workspace(output, **options)
+    )
+    with pytest.raises(InputError, match=message), opened:
+        pytest.fail("there is no such place")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_open_workspace__refuses_a_file(tmp_path):
