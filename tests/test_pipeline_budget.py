@@ -178,7 +178,7 @@ def test_plan_budget__fit_check_is_of_one_size_for_large_cohorts():
         ),
         (
             {"free_disk": 10 * MIB},
-            r"the results need up to [0-9,]+ MiB of disk, and 10 MiB are free; make room",
+            r"the results need up to [\d,]+ MiB of disk, and 10 MiB are free; make",
         ),
     ],
 )
