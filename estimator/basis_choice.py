@@ -19,7 +19,7 @@ from estimator.basis import (
 )
 
 MAX_NEWTON_STEPS = 5
-MAX_REDUCTIONS = 4
+MAX_REDUCTIONS = 3
 # A Newton step that gains less than this share of the first one's gain is the last.
 SMALL_GAIN = 0.1
 
@@ -42,10 +42,11 @@ class _Objective:
         self._weights = weights
         self._correction = np.zeros((len(people.position),) * 2)
 
-    def match(self, gradient: Matrix) -> None:
-        """Make the gradient at A = 1 the given one."""
-        here = self.expand(np.eye(len(gradient))).gradient
-        self._correction = gradient - here
+    def match(self, gradient: Matrix) -> _Expansion:
+        """Expand F at A = 1, and make its gradient there the given one."""
+        here = self.expand(np.eye(len(gradient)))
+        self._correction = gradient - here.gradient
+        return here._replace(gradient=gradient)
 
     def expand(self, basis: Matrix) -> _Expansion:
         """Expand F at a basis."""
@@ -104,8 +105,7 @@ def choose_basis(
     if k == 1 or radius == 0 or not np.isfinite(gradient).all():
         return basis
     objective = _Objective(people, variants, weights)
-    objective.match(gradient)
-    here, first_gain = objective.expand(basis), 0.0
+    here, first_gain = objective.match(gradient), 0.0
     for _ in range(MAX_NEWTON_STEPS):
         step = _newton_step(here, radius)
         for _ in range(MAX_REDUCTIONS):
@@ -146,6 +146,6 @@ def _newton_step(here: _Expansion, radius: float) -> Matrix:
             )
             break
         except np.linalg.LinAlgError:
-            shift *= 10
+            shift *= 100
     step = (directions @ scipy.linalg.cho_solve(factor, slope)).reshape(k, k)
     return step * min(1.0, radius / max(_length(step), 1e-300))

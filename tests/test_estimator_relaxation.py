@@ -218,6 +218,8 @@ def test_fit__one_population_gives_the_pooled_frequencies():
     assert (fitted(1).ancestry == 1).all()
 
 
+# A hundred rounds of a whole run with as many are among the default tests.
+@pytest.mark.soak
 def test_fit__more_than_twenty_populations():
     data = oracle.simulate(66, 250, 22, seed=4, fst=0.6, concentration=0.02)
     result = fit(data.genotypes, 22)
