@@ -10,6 +10,7 @@ import contextlib
 import importlib.metadata
 import json
 import logging
+import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ import dask.utils
 import distributed
 from distributed import Client, Nanny, Scheduler, SpecCluster, WorkerPlugin
 
-from pipeline import provenance, tasks, workers
+from pipeline import devices, provenance, tasks, workers
 from pipeline.devices import WorkerSpec
 from pipeline.errors import ClusterError, InputError
 from pipeline.tasks import Cluster
@@ -221,6 +222,33 @@ def existing_cluster(address: str) -> Iterator[Cluster]:
             f"no Dask scheduler answers at {address}: {error}; check --scheduler"
         ) from error
     with client, _ready(Cluster(client, PATIENCE_SECONDS)) as cluster:
+        yield cluster
+
+
+@contextlib.contextmanager
+def current_cluster() -> Iterator[Cluster]:
+    """The workers of this process's dask client, or else of a local cluster.
+
+    Raises
+    ------
+    InputError
+        If the client is asynchronous, has no workers, or a worker will not do.
+    ClusterError
+        If workers do not start, or are lost and nobody replaces them.
+    """
+    try:
+        client = Client.current()
+    except ValueError:
+        n_cores = len(os.sched_getaffinity(0))
+        specs = devices.plan_workers(devices.visible_gpus(), n_cores)
+        with local_cluster(specs) as started:
+            yield started
+        return
+    if client.asynchronous:
+        raise InputError(
+            "the current dask client is asynchronous; make it with asynchronous=False"
+        )
+    with _ready(Cluster(client, PATIENCE_SECONDS)) as cluster:
         yield cluster
 
 
