@@ -45,6 +45,12 @@ _seed_option = click.option("--seed", type=int, help="Seed of everything random.
 _overwrite_option = click.option(
     "--overwrite", is_flag=True, help="Replace results that exist, once done."
 )
+_write_to_cohort_option = click.option(
+    "--write-to-cohort",
+    is_flag=True,
+    help="Add sample_ancestry_proportion to the COHORT store too; with --overwrite, in "
+    "place of an earlier one.",
+)
 _populations_option = click.option(
     "-k", "n_populations", type=click.IntRange(min=1), help="Number of populations."
 )
@@ -140,6 +146,7 @@ def main(verbose: int) -> None:
     help="Print what the run would need, and whether it fits; write nothing.",
 )
 @_labels_option
+@_write_to_cohort_option
 @_restart
 def run(
     cohort: str,
@@ -153,7 +160,7 @@ def run(
     include_x: bool,
     dry_run: bool,
     labels: Location | None,
-    **restart: bool,
+    **options: bool,
 ) -> None:
     """Estimate the ancestry of everybody in COHORT.
 
@@ -177,7 +184,7 @@ def run(
         return
     known = _read_labels(labels)
     result = runner.run(
-        cohort, output, config, where.cluster(), labels=known, **restart
+        cohort, output, config, where.cluster(), labels=known, **options
     )
     _print_result(result.summary, output)
 
@@ -341,6 +348,7 @@ def import_model(
 )
 @on_workers
 @_config_option
+@_write_to_cohort_option
 @_restart
 def apply_(
     model: Location,
@@ -350,14 +358,14 @@ def apply_(
     strand: str | None,
     where: Where,
     config_path: Path | None,
-    **restart: bool,
+    **options: bool,
 ) -> None:
     """Project the people of COHORT on a fitted MODEL."""
     config = _configure(config_path, refine=refine, strand=strand)
     from pipeline import stages
 
     cluster = where.cluster()
-    found = stages.project(model, cohort, output, config, cluster, **restart)
+    found = stages.project(model, cohort, output, config, cluster, **options)
     click.echo(f"variants of the model: {found}")
     click.echo(f"ancestry of {cohort}: {output}")
 
