@@ -7,17 +7,17 @@ Holds no logic, and imports the stages when a command is called: worker processe
 import this module again before their device is set, so jax must not come with it.
 """
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from pipeline import genome_build, publication
+from pipeline import genome_build, logs, publication
 from pipeline.config import METHODS, STRANDS, RunConfig, load_config, replace_values
-from pipeline.launch import Group, Where, on_workers
+from pipeline.launch import Group, on_workers
 from pipeline.location import Location, locate
+from pipeline.watch import Watched
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -117,13 +117,16 @@ def _configure(
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="streamixture", prog_name="streamixture")
 @click.option("-v", "--verbose", count=True, help="More log lines; twice for debug.")
-def main(verbose: int) -> None:
+@click.option(
+    "--log-format",
+    type=click.Choice(logs.FORMATS),
+    default=logs.TEXT,
+    envvar="STREAMIXTURE_LOG_FORMAT",
+    help="Log lines as text (default), or as one JSON object each.",
+)
+def main(verbose: int, log_format: str) -> None:
     """Ancestry proportions for biobank-sized cohorts, from VCF Zarr to Zarr."""
-    level = logging.DEBUG if verbose > 1 else logging.INFO
-    logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s"
-    )
-    logging.getLogger("pipeline").setLevel(level)
+    logs.configure(verbose, log_format)
 
 
 @main.command()
@@ -153,7 +156,7 @@ def run(
     output: Location,
     n_populations: int | None,
     method: str | None,
-    where: Where,
+    where: Watched,
     config_path: Path | None,
     seed: int | None,
     no_qc: bool,
@@ -247,7 +250,7 @@ def import_(
 def prepare(
     cohort: str,
     output: Location,
-    where: Where,
+    where: Watched,
     config_path: Path | None,
     no_qc: bool,
     include_x: bool,
@@ -277,7 +280,7 @@ def fit(
     output: Location,
     n_populations: int | None,
     method: str | None,
-    where: Where,
+    where: Watched,
     config_path: Path | None,
     seed: int | None,
     labels: Location | None,
@@ -314,7 +317,7 @@ def import_model(
     variants: Path,
     output: Location,
     genome_build: str,
-    where: Where,
+    where: Watched,
     config_path: Path | None,
     seed: int | None,
     overwrite: bool,
@@ -356,7 +359,7 @@ def apply_(
     output: Location,
     refine: int | None,
     strand: str | None,
-    where: Where,
+    where: Watched,
     config_path: Path | None,
     **options: bool,
 ) -> None:
@@ -467,7 +470,7 @@ def simulate(
 def demo(
     output: Location,
     n_populations: int | None,
-    where: Where,
+    where: Watched,
     config_path: Path | None,
     seed: int | None,
     overwrite: bool,

@@ -97,7 +97,10 @@ class _PatientScheduler:
 
 @contextlib.contextmanager
 def local_cluster(
-    specs: Sequence[WorkerSpec], memory_limit: int | None = None
+    specs: Sequence[WorkerSpec],
+    memory_limit: int | None = None,
+    *,
+    dashboard: bool = False,
 ) -> Iterator[Cluster]:
     """Start a cluster on this machine, on loopback, and stop it afterwards.
 
@@ -108,6 +111,8 @@ def local_cluster(
     memory_limit
         Bytes that each may use before it is killed, by default its share of the
         machine's memory.
+    dashboard
+        Serve dask's dashboard, on loopback too.
 
     Raises
     ------
@@ -118,7 +123,7 @@ def local_cluster(
     with (
         tempfile.TemporaryDirectory(prefix="streamixture-") as scratch,
         dask.config.set(_settings(specs)),
-        _start(specs, scratch, memory_limit or "auto") as started,
+        _start(specs, scratch, memory_limit or "auto", dashboard) as started,
         Client(started, set_as_default=False) as client,
     ):
         try:
@@ -165,7 +170,7 @@ def _settings(specs: Sequence[WorkerSpec]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _start(
-    specs: Sequence[WorkerSpec], scratch: str, memory_limit: int | str
+    specs: Sequence[WorkerSpec], scratch: str, memory_limit: int | str, dashboard: bool
 ) -> Iterator[SpecCluster]:
     nannies = {
         spec.name: {
@@ -187,7 +192,7 @@ def _start(
         "options": {
             "host": LOOPBACK,
             "port": 0,
-            "dashboard": False,
+            "dashboard": dashboard,
             "dashboard_address": _HTTP,
         },
     }

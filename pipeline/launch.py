@@ -7,6 +7,7 @@ imports jax, is imported when a command is called.
 import contextlib
 import errno
 import functools
+import logging
 import os
 import signal
 import sys
@@ -18,12 +19,15 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
+from pipeline import logs, watch
 from pipeline.errors import ClusterError, InputError
 
 if TYPE_CHECKING:
     from pipeline.tasks import Cluster
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+logger = logging.getLogger(__name__)
 
 _FAILED = 1
 _BAD_INPUT = 2
@@ -65,7 +69,11 @@ class Group(click.Group):
 
 
 def _end(message: str, status: int) -> None:
-    click.echo(f"Error: {' '.join(message.split())}", err=True)
+    line = " ".join(message.split())
+    if logs.are_json():
+        logger.error("%s", line, extra={logs.FIGURES: {"exit_status": status}})
+    else:
+        click.echo(f"Error: {line}", err=True)
     sys.exit(status)
 
 
@@ -99,8 +107,15 @@ class Where:
     scheduler_file: Path | None
     worker_memory: str | None
 
-    def cluster(self) -> "contextlib.AbstractContextManager[Cluster]":
+    def cluster(
+        self, *, dashboard: bool = False
+    ) -> "contextlib.AbstractContextManager[Cluster]":
         """The workers, not yet started or connected to.
+
+        Parameters
+        ----------
+        dashboard
+            Serve dask's dashboard of workers on this machine.
 
         Raises
         ------
@@ -121,7 +136,7 @@ class Where:
         n_cores = len(os.sched_getaffinity(0))
         specs = devices.plan_workers(devices.visible_gpus(), n_cores, self.workers)
         limit = self.worker_memory and cluster.parse_memory(self.worker_memory)
-        return cluster.local_cluster(specs, limit or None)
+        return cluster.local_cluster(specs, limit or None, dashboard=dashboard)
 
 
 def on_workers(function: Command) -> Command:
@@ -130,7 +145,11 @@ def on_workers(function: Command) -> Command:
     @functools.wraps(function)
     def located(**values: Any) -> Any:
         where = Where(*(values.pop(field.name) for field in fields(Where)))
-        return function(where=where, **values)
+        names = [field.name for field in fields(watch.Watched)][1:]
+        watched = watch.Watched(where, *map(values.pop, names))
+        watched.check()
+        with watched.metrics():
+            return function(where=watched, **values)
 
     for option in (
         click.option(
@@ -150,6 +169,7 @@ def on_workers(function: Command) -> Command:
             help="Memory that a worker on this machine may use, such as 700MiB; by "
             "default its share of the machine's.",
         ),
+        *watch.OPTIONS,
     ):
         located = option(located)
     return cast(Command, located)
