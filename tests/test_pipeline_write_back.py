@@ -17,7 +17,6 @@ from pipeline.errors import InputError
 from pipeline.store import Store
 from pipeline.write_back import ANCESTRY, WriteBack
 from tests import helpers
-from tests.dask_processes import ROOT
 from tests.test_pipeline_cli import assert_refused, call
 
 GENOTYPES = helpers.random_genotypes(40, 12)
@@ -191,12 +190,12 @@ def _kill(path: Path, found: Path, step: int) -> int:
 
 def test_run__decides_before_any_work(tmp_path: Path):
     path, output = cohort(tmp_path / "cohort.vcz"), tmp_path / "out"
-    arguments = ["run", path, "--output", output, "-k", "3", "--write-to-cohort"]
-    bed = Path(ROOT) / "pipeline" / "none.bed"
-    result = call(*arguments[:1], bed, *arguments[2:])
+    options = ("--output", output, "-k", "3", "--write-to-cohort")
+    result = call("run", "none.bed", *options)
     assert_refused(result, "is no store, so no ancestry can be written to it")
     WriteBack().write(str(path), ancestry(tmp_path / "a.zarr"))
-    assert_refused(call(*arguments), f"has {ANCESTRY} already; pass --overwrite")
+    result = call("run", path, *options)
+    assert_refused(result, f"has {ANCESTRY} already; pass --overwrite")
     assert not output.exists()
 
 
