@@ -36,11 +36,13 @@ def main() -> None:
     parser.add_argument("cohort", help="a VCF Zarr store")
     parser.add_argument("--output", type=Path, required=True, help="a new directory")
     parser.add_argument("-k", type=int, default=3, help="number of populations")
+    parser.add_argument("--config", help="TOML file, as for `streamixture run`")
     options = parser.parse_args()
 
     ds = sgkit.load_dataset(options.cohort)
     # On the current Dask client if there is one, else on this machine's cores or GPUs.
-    ds = estimate_ancestry(ds, options.k, output=options.output / "ancestry")
+    results = options.output / "ancestry"
+    ds = estimate_ancestry(ds, options.k, config=options.config, output=results)
     plot_ancestry(ds, options.output / "ancestry.png")
 
     ds["call_dosage"] = alternate_alleles(ds)

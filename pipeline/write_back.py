@@ -10,7 +10,6 @@ while it is there.
 
 import contextlib
 import json
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -226,7 +225,7 @@ def _replace(path: Location, built: Path, work: Path) -> None:
             (path / name / ".zarray").unlink()
             delete_tree(path / name)
         else:
-            shutil.rmtree(work / f"old-{name}", ignore_errors=True)
+            delete_tree(work / f"old-{name}")
             (path / name).rename(work / f"old-{name}")
     added: dict[str, Any] = {}
     for name in _SPECS:
@@ -241,6 +240,8 @@ def _place(built: Path, target: Location) -> None:
     if isinstance(target, Path):
         built.rename(target)
         return
+    # What an interrupted run left, without .zarray.
+    delete_tree(target)
     files = sorted(built.iterdir(), key=lambda file: file.name == ".zarray")
     for file in files:
         (target / file.name).write_bytes(file.read_bytes())

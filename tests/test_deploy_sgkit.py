@@ -16,6 +16,17 @@ from tests.dask_processes import ROOT
 
 EXAMPLE = Path(ROOT) / "deploy" / "sgkit_gwas.py"
 K = 3
+# Without what takes seconds to compile, and changes nothing here.
+CONFIG = """
+[qc]
+max_ld_r2 = 1
+relatives = "ignore"
+[train]
+epochs = 1
+[apply]
+standard_errors = "none"
+fit_check_people = 0
+"""
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +34,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sgkit")
     sizes = {"n_samples": 300, "n_variants": 3_000, "n_populations": K}
     simulate(folder / "cohort.vcz", **sizes, fst=0.1, seed=5)  # type: ignore[arg-type]
+    (folder / "fast.toml").write_text(CONFIG)
     command = [sys.executable, str(EXAMPLE), "cohort.vcz", "--output", "out"]
+    command += ["--config", "fast.toml"]
     subprocess.run(
         command,
         cwd=folder,

@@ -138,7 +138,7 @@ def test_options__refused_before_any_work(tmp_path: Path):
 
 
 def test_error__is_json_too(tmp_path: Path):
-    command = [STREAMIXTURE, "run", "none.vcz", "--output", "out"]
+    command = [STREAMIXTURE, "export", "none.zarr", "q"]
     environment = {**_environment(), "STREAMIXTURE_LOG_FORMAT": "json"}
     done = subprocess.run(
         command, cwd=tmp_path, capture_output=True, text=True, env=environment
@@ -146,4 +146,4 @@ def test_error__is_json_too(tmp_path: Path):
     assert done.returncode == 2
     line = json.loads(done.stderr.splitlines()[-1])
     assert (line["level"], line["exit_status"]) == ("ERROR", 2)
-    assert "no such store" in line["message"]
+    assert "none.zarr does not exist" in line["message"]
