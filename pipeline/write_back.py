@@ -145,11 +145,25 @@ def _check_populations(path: Location, n_populations: int) -> None:
 
 def _arrays(path: Location) -> Iterator[tuple[str, list[str], list[int]]]:
     """Name, dimensions and shape of every array at the top of a store."""
-    for folder in path.iterdir():
-        if (folder / ".zarray").is_file() and (folder / ".zattrs").is_file():
-            layout = json.loads((folder / ".zarray").read_text())
-            attributes = json.loads((folder / ".zattrs").read_text())
-            yield folder.name, attributes.get(_DIMENSIONS, []), layout["shape"]
+    metadata = _metadata(path)
+    for key, layout in metadata.items():
+        name, _, part = key.partition("/")
+        if part == ".zarray":
+            attributes = metadata.get(f"{name}/.zattrs", {})
+            yield name, attributes.get(_DIMENSIONS, []), layout["shape"]
+
+
+def _metadata(path: Location) -> dict[str, Any]:
+    """The .zarray and .zattrs of every array at the top of a store."""
+    if isinstance(path, RemotePath) and (path / _CONSOLIDATED).is_file():
+        # One request instead of some for each array.
+        return dict(json.loads((path / _CONSOLIDATED).read_text())["metadata"])
+    files = [f / part for f in path.iterdir() for part in (".zarray", ".zattrs")]
+    return {
+        f"{file.parent.name}/{file.name}": json.loads(file.read_text())
+        for file in files
+        if file.is_file()
+    }
 
 
 def _check_writable(path: Location) -> None:

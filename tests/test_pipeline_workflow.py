@@ -49,7 +49,7 @@ class Run:
         found = Store.create(output / "ancestry.zarr", "ancestry")
         q = np.full((cohort.n_samples, K), 0.5, np.float32)
         p = np.arange(len(KEPT) * K, dtype=np.float32).reshape(-1, K)
-        values = {
+        values: dict[str, np.ndarray] = {
             "sample_ancestry_proportion": q,
             "sample_log_likelihood": q[:, 0].astype(np.float64),
             "sample_in_fit": q[:, 0] > 0,
