@@ -3,6 +3,10 @@
     cohort -> qc -> prepare -> stream -> fit -> train -> apply -> report, export
 
 Each arrow is one module and one store; a later stage imports an earlier one's types,
-never the reverse. `pipeline.run` puts the stages in order and `pipeline.cli` is the
-command line.
+never the reverse. `pipeline.run` puts the stages in order, `pipeline.cli` is the
+command line, and `estimate_ancestry` and `project_ancestry` are for sgkit's Datasets.
 """
+
+from pipeline.workflow import estimate_ancestry, project_ancestry
+
+__all__ = ["estimate_ancestry", "project_ancestry"]

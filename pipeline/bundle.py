@@ -4,7 +4,7 @@ P with the keys of its variants, the encoder's layers and the fixed projection i
 of them, the configuration, the trace of the fit and its provenance.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,21 +137,51 @@ def load_model(path: Location) -> Model:
     if not store.attrs.get("complete"):
         raise InputError(f"{path} is unfinished; run `streamixture fit` again")
     store.check_whole()
-    frequencies = np.ascontiguousarray(store.read("variant_population_frequency").T)
+    arrays = {name: store.read(name) for name in store.names() if _is_part(name)}
+    return model_of(arrays, store.attrs)
+
+
+_FREQUENCY = "variant_population_frequency"
+_PROJECTOR = ("variant_encoder_projection", "variant_encoder_centre")
+
+
+def _is_part(name: str) -> bool:
+    return name in (_FREQUENCY, *_PROJECTOR) or name.startswith(_WEIGHT)
+
+
+def parts_of_model(names: Iterable[Any]) -> list[str]:
+    """Which arrays of a model store make a `Model`.
+
+    Raises
+    ------
+    InputError
+        If P or the encoder's first layer is not among them.
+    """
+    parts = [str(name) for name in names if _is_part(str(name))]
+    missing = [name for name in (_FREQUENCY, *_PROJECTOR) if name not in parts]
+    if missing:
+        raise InputError(
+            f"the model has no {', '.join(missing)}; give a model.zarr, or a Dataset "
+            "opened from one"
+        )
+    return parts
+
+
+def model_of(arrays: Mapping[str, npt.NDArray[Any]], attrs: Mapping[str, Any]) -> Model:
+    """A model from the arrays and attributes of its store."""
+    frequencies = np.ascontiguousarray(arrays[_FREQUENCY].T)
     config = AncestryEstimatorConfig(
         n_snps=frequencies.shape[1],
         n_populations=frequencies.shape[0],
-        hidden_dims=tuple(store.attrs["hidden_dims"]),
+        hidden_dims=tuple(attrs["hidden_dims"]),
         dropout_rate=0.0,
     )
-    projector = Projector(
-        np.ascontiguousarray(store.read("variant_encoder_projection").T),
-        store.read("variant_encoder_centre"),
-    )
+    factor, centre = (arrays[name] for name in _PROJECTOR)
+    projector = Projector(np.ascontiguousarray(factor.T), centre)
     weights = _unflatten(
         {
-            name.removeprefix(_WEIGHT): store.read(name)
-            for name in store.names()
+            name.removeprefix(_WEIGHT): values
+            for name, values in arrays.items()
             if name.startswith(_WEIGHT)
         }
     )

@@ -7,17 +7,17 @@ Holds no logic, and imports the stages when a command is called: worker processe
 import this module again before their device is set, so jax must not come with it.
 """
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from pipeline import genome_build, publication
+from pipeline import genome_build, logs, publication
 from pipeline.config import METHODS, STRANDS, RunConfig, load_config, replace_values
-from pipeline.launch import Group, Where, on_workers
+from pipeline.launch import Group, on_workers
 from pipeline.location import Location, locate
+from pipeline.watch import Watched
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -44,6 +44,12 @@ _config_option = click.option(
 _seed_option = click.option("--seed", type=int, help="Seed of everything random.")
 _overwrite_option = click.option(
     "--overwrite", is_flag=True, help="Replace results that exist, once done."
+)
+_write_to_cohort_option = click.option(
+    "--write-to-cohort",
+    is_flag=True,
+    help="Add sample_ancestry_proportion to the COHORT store too; with --overwrite, in "
+    "place of an earlier one.",
 )
 _populations_option = click.option(
     "-k", "n_populations", type=click.IntRange(min=1), help="Number of populations."
@@ -111,13 +117,16 @@ def _configure(
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="streamixture", prog_name="streamixture")
 @click.option("-v", "--verbose", count=True, help="More log lines; twice for debug.")
-def main(verbose: int) -> None:
+@click.option(
+    "--log-format",
+    type=click.Choice(logs.FORMATS),
+    default=logs.TEXT,
+    envvar="STREAMIXTURE_LOG_FORMAT",
+    help="Log lines as text (default), or as one JSON object each.",
+)
+def main(verbose: int, log_format: str) -> None:
     """Ancestry proportions for biobank-sized cohorts, from VCF Zarr to Zarr."""
-    level = logging.DEBUG if verbose > 1 else logging.INFO
-    logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s"
-    )
-    logging.getLogger("pipeline").setLevel(level)
+    logs.configure(verbose, log_format)
 
 
 @main.command()
@@ -140,20 +149,21 @@ def main(verbose: int) -> None:
     help="Print what the run would need, and whether it fits; write nothing.",
 )
 @_labels_option
+@_write_to_cohort_option
 @_restart
 def run(
     cohort: str,
     output: Location,
     n_populations: int | None,
     method: str | None,
-    where: Where,
+    where: Watched,
     config_path: Path | None,
     seed: int | None,
     no_qc: bool,
     include_x: bool,
     dry_run: bool,
     labels: Location | None,
-    **restart: bool,
+    **options: bool,
 ) -> None:
     """Estimate the ancestry of everybody in COHORT.
 
@@ -177,7 +187,7 @@ def run(
         return
     known = _read_labels(labels)
     result = runner.run(
-        cohort, output, config, where.cluster(), labels=known, **restart
+        cohort, output, config, where.cluster(), labels=known, **options
     )
     _print_result(result.summary, output)
 
@@ -240,7 +250,7 @@ def import_(
 def prepare(
     cohort: str,
     output: Location,
-    where: Where,
+    where: Watched,
     config_path: Path | None,
     no_qc: bool,
     include_x: bool,
@@ -270,7 +280,7 @@ def fit(
     output: Location,
     n_populations: int | None,
     method: str | None,
-    where: Where,
+    where: Watched,
     config_path: Path | None,
     seed: int | None,
     labels: Location | None,
@@ -307,7 +317,7 @@ def import_model(
     variants: Path,
     output: Location,
     genome_build: str,
-    where: Where,
+    where: Watched,
     config_path: Path | None,
     seed: int | None,
     overwrite: bool,
@@ -341,6 +351,7 @@ def import_model(
 )
 @on_workers
 @_config_option
+@_write_to_cohort_option
 @_restart
 def apply_(
     model: Location,
@@ -348,16 +359,16 @@ def apply_(
     output: Location,
     refine: int | None,
     strand: str | None,
-    where: Where,
+    where: Watched,
     config_path: Path | None,
-    **restart: bool,
+    **options: bool,
 ) -> None:
     """Project the people of COHORT on a fitted MODEL."""
     config = _configure(config_path, refine=refine, strand=strand)
     from pipeline import stages
 
     cluster = where.cluster()
-    found = stages.project(model, cohort, output, config, cluster, **restart)
+    found = stages.project(model, cohort, output, config, cluster, **options)
     click.echo(f"variants of the model: {found}")
     click.echo(f"ancestry of {cohort}: {output}")
 
@@ -459,7 +470,7 @@ def simulate(
 def demo(
     output: Location,
     n_populations: int | None,
-    where: Where,
+    where: Watched,
     config_path: Path | None,
     seed: int | None,
     overwrite: bool,

@@ -10,6 +10,7 @@ import contextlib
 import importlib.metadata
 import json
 import logging
+import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -112,7 +113,10 @@ class _PatientScheduler:
 
 @contextlib.contextmanager
 def local_cluster(
-    specs: Sequence[WorkerSpec], memory_limit: int | None = None
+    specs: Sequence[WorkerSpec],
+    memory_limit: int | None = None,
+    *,
+    dashboard: bool = False,
 ) -> Iterator[Cluster]:
     """Start a cluster on this machine, on loopback, and stop it afterwards.
 
@@ -123,6 +127,8 @@ def local_cluster(
     memory_limit
         Bytes that each may use before it is killed, by default its share of the
         machine's memory.
+    dashboard
+        Serve dask's dashboard, on loopback too.
 
     Raises
     ------
@@ -133,7 +139,7 @@ def local_cluster(
     with (
         tempfile.TemporaryDirectory(prefix="streamixture-") as scratch,
         dask.config.set(_settings(specs)),
-        _start(specs, scratch, memory_limit or "auto") as started,
+        _start(specs, scratch, memory_limit or "auto", dashboard) as started,
         Client(started, set_as_default=False) as client,
     ):
         try:
@@ -171,7 +177,7 @@ def startup_environment() -> dict[str, str]:
 
 @contextlib.contextmanager
 def _start(
-    specs: Sequence[WorkerSpec], scratch: str, memory_limit: int | str
+    specs: Sequence[WorkerSpec], scratch: str, memory_limit: int | str, dashboard: bool
 ) -> Iterator[SpecCluster]:
     nannies = {
         spec.name: {
@@ -193,7 +199,7 @@ def _start(
         "options": {
             "host": LOOPBACK,
             "port": 0,
-            "dashboard": False,
+            "dashboard": dashboard,
             "dashboard_address": _HTTP,
         },
     }
@@ -309,6 +315,33 @@ def queued_cluster(started: Any, wait_seconds: float) -> Iterator[Cluster]:
 
 def _unreachable(address: str, error: Exception) -> str:
     return f"no Dask scheduler answers at {address}: {error}; check --scheduler"
+
+
+@contextlib.contextmanager
+def current_cluster() -> Iterator[Cluster]:
+    """The workers of this process's dask client, or else of a local cluster.
+
+    Raises
+    ------
+    InputError
+        If the client is asynchronous, has no workers, or a worker will not do.
+    ClusterError
+        If workers do not start, or are lost and nobody replaces them.
+    """
+    try:
+        client = Client.current()
+    except ValueError:
+        n_cores = len(os.sched_getaffinity(0))
+        specs = devices.plan_workers(devices.visible_gpus(), n_cores)
+        with local_cluster(specs) as started:
+            yield started
+        return
+    if client.asynchronous:
+        raise InputError(
+            "the current dask client is asynchronous; make it with asynchronous=False"
+        )
+    with _ready(Cluster(client, PATIENCE_SECONDS)) as cluster:
+        yield cluster
 
 
 def read_scheduler_file(path: Path) -> str:

@@ -101,7 +101,12 @@ def fit(
             point = propose(search)
             checkpoint.save_search(folder, search, evaluation, point)
             round_number += 1
-            progress.advance(note=f"log-likelihood {evaluation.log_likelihood:.2f}")
+            progress.advance(
+                note=f"log-likelihood {evaluation.log_likelihood:.2f}",
+                round=round_number,
+                log_likelihood=evaluation.log_likelihood,
+                genotypes=n_called,
+            )
     assert search.best is not None, "at least one round was evaluated"
     trace = checkpoint.load_trace(folder)
     return FitResult(

@@ -7,6 +7,7 @@ imports jax, is imported when a command is called.
 import contextlib
 import errno
 import functools
+import logging
 import os
 import signal
 import sys
@@ -18,12 +19,15 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
+from pipeline import logs, watch
 from pipeline.errors import BusyError, ClusterError, InputError
 
 if TYPE_CHECKING:
     from pipeline.tasks import Cluster
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+logger = logging.getLogger(__name__)
 
 JOB_SYSTEMS = ("slurm",)
 
@@ -69,7 +73,11 @@ class Group(click.Group):
 
 
 def _end(message: str, status: int) -> None:
-    click.echo(f"Error: {' '.join(message.split())}", err=True)
+    line = " ".join(message.split())
+    if logs.are_json():
+        logger.error("%s", line, extra={logs.FIGURES: {"exit_status": status}})
+    else:
+        click.echo(f"Error: {line}", err=True)
     sys.exit(status)
 
 
@@ -106,8 +114,15 @@ class Where:
     cluster_config: Path | None
     min_workers: int
 
-    def cluster(self) -> "contextlib.AbstractContextManager[Cluster]":
+    def cluster(
+        self, *, dashboard: bool = False
+    ) -> "contextlib.AbstractContextManager[Cluster]":
         """The workers, not yet started or connected to.
+
+        Parameters
+        ----------
+        dashboard
+            Serve dask's dashboard of workers on this machine.
 
         Raises
         ------
@@ -129,7 +144,7 @@ class Where:
         limit = self.worker_memory and quantities.parse_memory(
             self.worker_memory, at_least=devices.WORKER_BYTES
         )
-        return cluster.local_cluster(specs, limit or None)
+        return cluster.local_cluster(specs, limit or None, dashboard=dashboard)
 
     def _check(self) -> None:
         chosen = {
@@ -164,7 +179,11 @@ def on_workers(function: Command) -> Command:
     @functools.wraps(function)
     def located(**values: Any) -> Any:
         where = Where(*(values.pop(field.name) for field in fields(Where)))
-        return function(where=where, **values)
+        names = [field.name for field in fields(watch.Watched)][1:]
+        watched = watch.Watched(where, *map(values.pop, names))
+        watched.check()
+        with watched.metrics():
+            return function(where=watched, **values)
 
     for option in (
         click.option(
@@ -201,6 +220,7 @@ def on_workers(function: Command) -> Command:
             type=click.Path(path_type=Path),
             help="TOML file that says what each of these jobs needs, and how many.",
         ),
+        *watch.OPTIONS,
     ):
         located = option(located)
     return cast(Command, located)

@@ -8,7 +8,7 @@ or of which nothing tells how to count it, is missing in everybody, never filled
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +18,27 @@ from pipeline.alleles import OTHER_STRAND, Orientation, Pair, normalise, relate
 from pipeline.cohort import Cohort
 from pipeline.decode import Columns
 from pipeline.errors import InputError
-from pipeline.store import Store
+from pipeline.location import Location
 
 _POSITION_BITS = 40
 _NO_RANK = 255
 
 Integers = npt.NDArray[np.int64]
+
+
+class ModelStore(Protocol):
+    """What matching asks of a model: a `Store`, or a Dataset in its place."""
+
+    @property
+    def path(self) -> Location:
+        """Where it is, for errors."""
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """Its attributes."""
+
+    def read(self, name: str, *selection: Any) -> npt.NDArray[Any]:
+        """Values of an array."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +151,7 @@ class Match:
         )
 
 
-def match_variants(model: Store, cohort: Cohort) -> Match:
+def match_variants(model: ModelStore, cohort: Cohort) -> Match:
     """Find a model's variants in a cohort by their keys alone.
 
     Of several variants of the cohort that could be the model's, the one written most

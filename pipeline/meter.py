@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline import provenance
+from pipeline import progress, provenance
 from pipeline.location import Location
 from pipeline.tasks import Cluster
 
@@ -45,6 +45,7 @@ class Meter:
         if "wall_seconds" in record:
             yield
             return
+        progress.begin_stage(name)
         before = self._usage()
         watch = provenance.Stopwatch()
         yield
@@ -70,6 +71,8 @@ class Meter:
             "bytes_read": sum(usage.bytes_read for usage in spent),
         }
         provenance.write_json(self.path, self.records)
+        costs = ("wall_seconds", "cpu_seconds", "bytes_read")
+        progress.end_stage(name, {cost: record[cost] for cost in costs})
 
     def _begin(self, name: str) -> dict[str, Any]:
         """Record of a stage, in which this attempt is counted if it is not finished."""

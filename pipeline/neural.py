@@ -130,7 +130,10 @@ class NeuralFit:
                 trace = [*state["trace"], log_likelihood]
                 state = {**state, "epochs": epoch + 1, "trace": trace}
                 provenance.write_json(path, state)
-                progress.advance(note=f"log-likelihood {log_likelihood:.2f}")
+                progress.advance(
+                    note=f"log-likelihood {log_likelihood:.2f}",
+                    log_likelihood=log_likelihood,
+                )
         self._renew_layer(files, neural.epochs, state)
         return self._evaluate(files, state["trace"])
 

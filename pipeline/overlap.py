@@ -6,6 +6,7 @@ tell; writes nothing. Invariant: of what is left unsettled, nothing is used.
 
 import logging
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +17,7 @@ from pipeline.calls import count_calls
 from pipeline.cohort import Cohort
 from pipeline.config import CHECK, TRUSTED, ApplyConfig
 from pipeline.errors import InputError
-from pipeline.match import Match
-from pipeline.store import Store
+from pipeline.match import Match, ModelStore
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 _MAX_REFERENCE = 20_000
 
 
-def check_build(model: Store, cohort: Cohort) -> str:
+def check_build(model: ModelStore, cohort: Cohort) -> str:
     """Refuse a cohort on another genome build than the model's, where both are known.
 
     Returns
@@ -48,7 +48,7 @@ def check_build(model: Store, cohort: Cohort) -> str:
 
 
 def check_overlap(
-    match: Match, model: Store, cohort: Cohort, config: ApplyConfig
+    match: Match, model: ModelStore, cohort: Cohort, config: ApplyConfig
 ) -> None:
     """Refuse a cohort that has too few of the model's variants, whatever their strand.
 
@@ -67,7 +67,7 @@ def check_overlap(
 
 
 def settle_strands(
-    match: Match, model: Store, cohort: Cohort, config: ApplyConfig
+    match: Match, model: ModelStore, cohort: Cohort, config: ApplyConfig
 ) -> Match:
     """Use A/T and C/G variants or leave them out, as `config.strand` says.
 
@@ -90,7 +90,23 @@ def settle_strands(
     if config.strand == TRUSTED:
         match = _trust(match, cohort)
     elif config.strand == CHECK:
-        match = _decide(match, model, cohort)
+        asked = variants_to_count(match)
+        if asked.any:
+            match = decide_strands(match, model, asked, _count_alleles(asked, cohort))
+    check_used(match, model, cohort, config)
+    return match
+
+
+def check_used(
+    match: Match, model: ModelStore, cohort: Cohort, config: ApplyConfig
+) -> None:
+    """Refuse a cohort of which too few variants are left once strands are settled.
+
+    Raises
+    ------
+    InputError
+        If so.
+    """
     counts, total = match.counts, len(match.index)
     if counts.n_used < config.min_overlap * total:
         raise InputError(
@@ -99,7 +115,6 @@ def settle_strands(
             f"{config.min_overlap:.0%} are needed (apply.min_overlap); if it is on the "
             "model's strand, say --strand trusted"
         )
-    return match
 
 
 def _trust(match: Match, cohort: Cohort) -> Match:
@@ -114,44 +129,81 @@ def _trust(match: Match, cohort: Cohort) -> Match:
     return replace(match, ambiguous=np.zeros_like(match.ambiguous))
 
 
-def _decide(match: Match, model: Store, cohort: Cohort) -> Match:
-    """Tell the strand of A/T and C/G variants by their frequencies, where they do."""
-    asked = np.flatnonzero(match.ambiguous)
+class Asked(NamedTuple):
+    """Variants whose alleles are counted so that frequencies tell strands.
+
+    Attributes
+    ----------
+    rows
+        Their rows in the cohort.
+    swapped
+        Whose alleles are the other way round than the model's.
+    variants
+        Their positions in the model, those of known strand first.
+    n_reference
+        How many of these there are.
+    """
+
+    rows: npt.NDArray[np.int64]
+    swapped: npt.NDArray[np.bool_]
+    variants: npt.NDArray[np.intp]
+    n_reference: int
+
+    @property
+    def any(self) -> bool:
+        """Whether there is anything to tell, and enough to tell it by."""
+        n_asked = len(self.variants) - self.n_reference
+        return n_asked > 0 and self.n_reference >= strands.MIN_REFERENCE
+
+
+class Counted(NamedTuple):
+    """The model's alternate alleles, as they are written, and all that are called."""
+
+    alternate: npt.NDArray[np.float64]
+    total: npt.NDArray[np.float64]
+
+
+def variants_to_count(match: Match) -> Asked:
+    """The variants to count for `decide_strands`."""
     reference = np.flatnonzero(match.used)
     reference = reference[plan.evenly_spaced(len(reference), _MAX_REFERENCE)]
-    if not asked.size or len(reference) < strands.MIN_REFERENCE:
-        return match
-    alternate, total = _count_alleles(match, np.append(reference, asked), cohort)
-    n_reference = len(reference)
-    called = np.flatnonzero(total[:n_reference])
+    variants = np.append(reference, np.flatnonzero(match.ambiguous))
+    rows, swapped = match.index[variants], match.swapped[variants]
+    return Asked(rows, swapped, variants, len(reference))
+
+
+def decide_strands(
+    match: Match, model: ModelStore, asked: Asked, counted: Counted
+) -> Match:
+    """Tell the strand of A/T and C/G variants by their frequencies, where they do."""
+    alternate, total = counted
+    reference, ambiguous = np.split(asked.variants, [asked.n_reference])
+    called = np.flatnonzero(total[: asked.n_reference])
     frequency = alternate[called] / total[called]
     p = model.read("variant_population_frequency").T
     known = p[:, reference[called]].astype(np.float64)
     mixture = strands.mean_ancestry(frequency, known)
     spread = strands.dispersion(frequency, total[called], mixture @ known)
     decision = strands.decide(
-        alternate[n_reference:],
-        total[n_reference:],
-        mixture @ p[:, asked].astype(np.float64),
+        alternate[asked.n_reference :],
+        total[asked.n_reference :],
+        mixture @ p[:, ambiguous].astype(np.float64),
         spread,
     )
-    orientation, ambiguous = match.orientation.copy(), match.ambiguous.copy()
-    orientation[asked[decision < 0]] ^= np.uint8(OTHER_STRAND)
-    ambiguous[asked[decision != 0]] = False
+    orientation, left_out = match.orientation.copy(), match.ambiguous.copy()
+    orientation[ambiguous[decision < 0]] ^= np.uint8(OTHER_STRAND)
+    left_out[ambiguous[decision != 0]] = False
     n_decided = int(np.count_nonzero(decision))
     return replace(
-        match, orientation=orientation, ambiguous=ambiguous, n_decided=n_decided
+        match, orientation=orientation, ambiguous=left_out, n_decided=n_decided
     )
 
 
-def _count_alleles(
-    match: Match, variants: npt.NDArray[np.intp], cohort: Cohort
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """The model's alternate alleles, as they are written, and all that are called."""
-    rows = match.index[variants]
+def _count_alleles(asked: Asked, cohort: Cohort) -> Counted:
     wanted = np.zeros(cohort.n_variants, bool)
-    wanted[rows] = True
+    wanted[asked.rows] = True
     counts = count_calls(cohort, wanted, np.ones(cohort.n_samples, bool))
-    total, alternate = counts.n_alleles[rows], counts.n_alternate[rows]
-    alternate = np.where(match.swapped[variants], total - alternate, alternate)
-    return alternate, total.astype(np.float64)
+    total = counts.n_alleles[asked.rows]
+    alternate = counts.n_alternate[asked.rows]
+    alternate = np.where(asked.swapped, total - alternate, alternate)
+    return Counted(alternate, total.astype(np.float64))

@@ -1,17 +1,83 @@
-"""What a long run says while it works: a bar on a terminal, log lines otherwise."""
+"""What a long run says while it works: a bar on a terminal, log lines otherwise.
+
+Whoever listens hears of every step, as values.
+"""
 
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 import rich.console
 import rich.progress
+
+from pipeline import logs
 
 logger = logging.getLogger(__name__)
 
 # Seconds between two log lines of the same piece of work.
 LOG_INTERVAL = 10.0
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that a run has come to.
+
+    Attributes
+    ----------
+    stage
+        The stage that begins, or has ended where there are figures of what it cost.
+    done, total
+        Steps of a piece of work, which begins with none done; None for a stage, or
+        where the number is not known.
+    figures
+        Such as `round`, `log_likelihood`, and `genotypes` that the step went through.
+    """
+
+    stage: str | None = None
+    done: int | None = None
+    total: int | None = None
+    figures: dict[str, float] = field(default_factory=dict)
+
+
+Listener = Callable[[Event], None]
+# Of this process: a command adds one while it runs.
+_listeners: list[Listener] = []
+
+
+@contextlib.contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Have a function called with every event until the block ends."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
+
+
+def tell(event: Event) -> None:
+    """Tell whoever listens of an event."""
+    for listener in _listeners:
+        listener(event)
+
+
+def begin_stage(name: str) -> None:
+    """Tell that a stage begins."""
+    logger.debug("stage %s begins", name, extra={logs.FIGURES: {"stage": name}})
+    tell(Event(stage=name))
+
+
+def end_stage(name: str, figures: dict[str, float]) -> None:
+    """Tell what a stage has cost."""
+    said = {"stage": name, **figures}
+    logger.info(
+        "stage %s took %.1f s",
+        name,
+        figures["wall_seconds"],
+        extra={logs.FIGURES: said},
+    )
+    tell(Event(stage=name, figures=figures))
 
 
 class Progress:
@@ -34,10 +100,22 @@ class Progress:
         self._done = 0
         self._last_line = time.monotonic()
         self._task = None if bar is None else bar.add_task(title, total=total)
+        tell(Event(done=0, total=total))
 
-    def advance(self, steps: int = 1, note: str = "") -> None:
-        """Report that ``steps`` more are done, with a word on how it stands."""
+    def advance(self, steps: int = 1, note: str = "", **figures: float) -> None:
+        """Report that ``steps`` more are done.
+
+        Parameters
+        ----------
+        steps
+            How many.
+        note
+            A word on how it stands.
+        figures
+            The same as values, as in `Event`.
+        """
         self._done += steps
+        tell(Event(done=self._done, total=self._total, figures=figures))
         if self._bar is not None and self._task is not None:
             text = f"{self._title}  {note}" if note else self._title
             self._bar.update(self._task, advance=steps, description=text)
@@ -45,15 +123,24 @@ class Progress:
         if time.monotonic() - self._last_line >= LOG_INTERVAL:
             self._last_line = time.monotonic()
             of_total = "" if self._total is None else f" of {self._total}"
-            logger.info("%s: %d%s %s", self._title, self._done, of_total, note)
+            said = {"work": self._title, "done": self._done, "total": self._total}
+            logger.info(
+                "%s: %d%s %s",
+                self._title,
+                self._done,
+                of_total,
+                note,
+                extra={logs.FIGURES: said | figures},
+            )
 
 
 @contextlib.contextmanager
 def track(title: str, total: int | None = None) -> Iterator[Progress]:
     """Show the progress of a piece of work until the block ends."""
     console = rich.console.Console(stderr=True)
-    if not console.is_terminal:
-        logger.info("%s", title)
+    if not console.is_terminal or logs.are_json():
+        said = {"work": title, "done": 0, "total": total}
+        logger.info("%s", title, extra={logs.FIGURES: said})
         yield Progress(title, total, None)
         return
     columns = (

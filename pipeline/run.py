@@ -31,6 +31,7 @@ from pipeline.report import write_report
 from pipeline.store import Store
 from pipeline.tasks import Cluster
 from pipeline.workspace import STORES, Workspace, check_apart, open_workspace
+from pipeline.write_back import WriteBack
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ def run(
     labels: Labels | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    write_to_cohort: bool = False,
 ) -> RunResult:
     """Estimate the ancestry of everybody in a cohort.
 
@@ -67,6 +69,8 @@ def run(
         People whose population is known.
     resume, overwrite
         What to do where the directory has results.
+    write_to_cohort
+        Add Q to the cohort's own store too, once the results are published.
 
     Raises
     ------
@@ -74,13 +78,21 @@ def run(
         If the cohort, the configuration or the output directory will not do.
     """
     check_apart(source, output)
+    back = WriteBack(overwrite, resume) if write_to_cohort else None
+    if back is not None:
+        back.check_source(source)
     with open_workspace(output, resume=resume, overwrite=overwrite) as workspace:
         cohort = stages.open_to_fit(source, workspace.work)
         stages.check_labels(labels, cohort.sample_ids, config)
         inputs = stages.provenance_inputs(cohort.fingerprint(), config, labels)
         attrs = stages.describe(source, config, inputs)
+        k = config.fit.n_populations
+        if back is not None:
+            back.check(source, attrs["stamp"], k, named=labels is not None)
         finished = workspace.conclude(attrs["stamp"]) if resume else None
         if finished is not None:
+            if back is not None:
+                back.write(source, output / "ancestry.zarr")
             return RunResult(output, finished)
         workspace.check_inputs(inputs)
         with cluster as workers:
@@ -97,6 +109,8 @@ def run(
         }
         provenance.write_json(workspace.building("run.json"), summary)
         workspace.publish()
+        if back is not None:
+            back.write(source, output / "ancestry.zarr")
     return RunResult(output, summary)
 
 

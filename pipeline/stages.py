@@ -33,6 +33,7 @@ from pipeline.store import Store, check_genotypes
 from pipeline.tasks import Cluster
 from pipeline.train import train
 from pipeline.workspace import check_apart, open_store_workspace
+from pipeline.write_back import WriteBack
 
 logger = logging.getLogger(__name__)
 
@@ -325,6 +326,7 @@ def project(
     *,
     resume: bool = False,
     overwrite: bool = False,
+    write_to_cohort: bool = False,
 ) -> MatchCounts:
     """Project the people of another cohort on a fitted model.
 
@@ -345,6 +347,8 @@ def project(
         Continue an interrupted projection.
     overwrite
         Replace an ancestry store that is there.
+    write_to_cohort
+        Add Q to the cohort's own store too.
 
     Returns
     -------
@@ -360,6 +364,9 @@ def project(
     options = {"resume": resume, "overwrite": overwrite}
     model = Store.open(publication.resolve(model_path), "model")
     check_apart(source, output)
+    back = WriteBack(overwrite, resume) if write_to_cohort else None
+    if back is not None:
+        back.check_source(source)
     with open_store_workspace(output, name, **options) as workspace:
         cohort = open_source(source, workspace.work)
         build = overlap.check_build(model, cohort)
@@ -370,8 +377,13 @@ def project(
             "model": model.attrs["stamp"]
         }
         attrs = describe(source, config, inputs)
+        if back is not None:
+            k, named = model.attrs["n_populations"], "population_id" in model
+            back.check(source, attrs["stamp"], k, named=named)
         finished = workspace.conclude(attrs["stamp"]) if resume else None
         if finished is not None:
+            if back is not None:
+                back.write(source, output)
             return MatchCounts.from_attrs(finished)
         workspace.check_inputs(inputs)
         if model.attrs.get("cohort_fingerprint") == fingerprint:
@@ -391,6 +403,8 @@ def project(
                 attrs | counts.as_attrs(),
             )
         workspace.publish()
+        if back is not None:
+            back.write(source, output)
     return counts
 
 

@@ -139,6 +139,7 @@ class Store:
         spec: ArraySpec,
         shape: tuple[int, ...],
         chunks: tuple[int, ...],
+        attrs: Mapping[str, Any] | None = None,
     ) -> None:
         """Create an array without values."""
         is_text = spec.dtype == "str"
@@ -153,6 +154,7 @@ class Store:
         )
         array.attrs[_DIMENSIONS] = list(spec.dims)
         array.attrs["description"] = spec.doc
+        array.attrs.update(attrs or {})
 
     def write(self, name: str, spec: ArraySpec, values: npt.NDArray[Any]) -> None:
         """Create a small array with its values, in one piece per 100,000 rows."""
@@ -193,7 +195,7 @@ class Store:
         )
         # Two writers that share a chunk lose each other's rows without an error.
         assert aligned, f"rows {rows} of {name} do not cover whole chunks of {size}"
-        array[rows.slice] = values
+        array[rows.slice] = values.astype(array.dtype, copy=False)
 
     def track_blocks(self, n_blocks: int) -> None:
         """Remember from now on which blocks were written, when all else is laid out.

@@ -250,6 +250,34 @@ def lay_out(
         )
 
 
+def copy_dataset(path: str | Path, dataset: xr.Dataset) -> None:
+    """Write a cohort that is a Dataset, by dask where that has it.
+
+    Parameters
+    ----------
+    path
+        A path where nothing is yet.
+    dataset
+        Variables with their names in VCF Zarr. Chunks that zarr would not take are
+        made regular: of the size of the first.
+    """
+    template = dataset.assign_attrs(vcf_zarr_version=VCF_ZARR_VERSION)
+    for name, variable in dataset.variables.items():
+        # What the variable was read with, such as filters, is of another store.
+        template[name].encoding = {}
+        if variable.chunks is not None:
+            sizes = {dim: c[0] for dim, c in variable.chunksizes.items()}
+            template[name] = template[name].chunk(sizes)
+    encoding = {name: {"_FillValue": None} for name in template.variables}
+    calls = DOSAGES if CALLS not in template else CALLS
+    encoding[calls]["compressor"] = _GENOTYPE_COMPRESSOR
+    if template[calls].chunks is None:
+        chunks = {"variants": 10_000, "samples": 1_000}
+        encoding[calls] |= _encoding(template[calls], chunks)
+    with _repeatable_compression():
+        template.to_zarr(path, mode="w-", consolidated=True, encoding=encoding)
+
+
 def write_rows(
     path: str | Path, calls: CallArray, start: int, values: npt.NDArray[Any]
 ) -> None:

@@ -212,7 +212,7 @@ def test_stages__one_by_one_as_commands(tmp_path: Path):
     one = ("--workers", "1")
     streamixture("prepare", "cohort.vcz", "--output", "p.zarr", "--no-qc", *one)
     streamixture("fit", "p.zarr", "--output", "m.zarr", "-k", "2", *one)
-    new = ("cohort.vcz", "--strand", "drop", "--output", "a.zarr")
+    new = ("cohort.vcz", "--strand", "drop", "--output", "a.zarr", "--write-to-cohort")
     said = streamixture("apply", "m.zarr", *new, *one)
     assert "model: 200 matched, 0 with alleles swapped, 0 on the opposite" in said
     streamixture("export", "a.zarr", "result")
@@ -220,6 +220,10 @@ def test_stages__one_by_one_as_commands(tmp_path: Path):
     q = np.loadtxt(tmp_path / "result.2.Q")
     stored = Store.open(tmp_path / "a.zarr", "ancestry")
     expected = stored.read("sample_ancestry_proportion")
+    in_cohort = helpers.read_array(
+        tmp_path / "cohort.vcz", "sample_ancestry_proportion"
+    )
+    np.testing.assert_array_equal(in_cohort, expected)
     np.testing.assert_allclose(q, expected, atol=1e-6)
     ids = (tmp_path / "result.samples").read_text().split()
     assert ids == stored.read("sample_id").tolist()

@@ -520,3 +520,27 @@ def test_existing_cluster__by_tls_as_dask_is_configured(tmp_path):
             cluster.existing_cluster(address),
         ):
             pass
+
+
+def test_current_cluster__is_the_clients_or_refused(tmp_path: Path):
+    options: dict[str, Any] = {"n_workers": 1, "dashboard_address": None}
+    scratch = {"local_directory": str(tmp_path), "host": LOOPBACK}
+    for n_threads in (1, 2):
+        with (
+            distributed.LocalCluster(
+                threads_per_worker=n_threads, **options, **scratch
+            ) as started,
+            distributed.Client(started) as client,
+        ):
+            if n_threads == 2:
+                with (
+                    pytest.raises(InputError, match="has 2 threads"),
+                    cluster.current_cluster(),
+                ):
+                    pass
+                continue
+            with cluster.current_cluster() as running:
+                assert running.client is client
+                assert running.result(running.submit(_square, 3)) == 9
+            # Of the caller, and still there.
+            assert client.submit(_square, 4).result() == 16

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,8 @@ def finished(
     workers: Cluster, cohort: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     output = tmp_path_factory.mktemp("run") / "out"
-    run.run(str(cohort), output, minimal_config(), contextlib.nullcontext(workers))
+    ready = contextlib.nullcontext(workers)
+    run.run(str(cohort), output, minimal_config(), ready, write_to_cohort=True)
     return output
 
 
@@ -475,3 +477,23 @@ def test_run__reaches_admixture_on_hapmap3(workers: Cluster, tmp_path: Path, k: 
         varied, inside = bootstrap > 0, (q[:, order] > 0) & (q[:, order] < 1)
         for chosen in (varied, varied & inside):
             assert 0.8 <= np.median(errors[chosen] / bootstrap[chosen]) <= 1.25
+
+
+def test_run__writes_to_the_cohort_and_resumes_that(
+    finished: Path, cohort: Path, workers: Cluster
+):
+    name = "sample_ancestry_proportion"
+    written = helpers.read_array(cohort, name)
+    np.testing.assert_array_equal(written, read(finished, name))
+    before = {path: path.read_bytes() for path in cohort.rglob("[!.]*[0-9]")}
+    arguments = (str(cohort), finished, minimal_config())
+    ready = contextlib.nullcontext(workers)
+    options: dict[str, Any] = {"resume": True, "write_to_cohort": True}
+    # As if the driver had died between publishing the results and writing these.
+    shutil.rmtree(cohort / name)
+    run.run(*arguments, ready, **options)
+    after = {path: path.read_bytes() for path in cohort.rglob("[!.]*[0-9]")}
+    assert after == before
+    other = minimal_config(k=2)
+    with pytest.raises(InputError, match="already; pass --overwrite to replace it"):
+        run.run(str(cohort), finished / "other", other, ready, write_to_cohort=True)

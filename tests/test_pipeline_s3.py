@@ -31,6 +31,7 @@ from pipeline.location import Location, RemotePath, bytes_received
 from pipeline.plan import Rows
 from pipeline.simulate import simulate
 from pipeline.store import Store
+from pipeline.write_back import WriteBack
 from tests import s3_server
 from tests.helpers import random_genotypes, write_cohort
 from tests.s3_server import Proxy, remote
@@ -38,6 +39,7 @@ from tests.s3_server import Proxy, remote
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
 GENOTYPES = random_genotypes(20, 12)
+PROPORTION = schema.ANCESTRY["sample_ancestry_proportion"]
 PACKED = schema.PREPARED["call_genotype_packed"]
 ROWS = np.arange(12, dtype=np.uint8).reshape(4, 3)
 FREQUENCIES = np.linspace(0.1, 0.9, 8, dtype=np.float32).reshape(4, 2)
@@ -398,3 +400,29 @@ def test_cli__takes_urls(proxy: Proxy, tmp_path: Any):
     result = click.testing.CliRunner().invoke(cli.main, arguments)
     assert result.exit_code == 2
     assert "s3://bucket/none.zarr does not exist; check the path" in result.stderr
+
+
+def test_write_back__touches_nothing_else(proxy: Proxy, tmp_path: Path):
+    path = remote("own.vcz")
+    files = zarr_files.ObjectStore(path)
+    write_cohort(files, GENOTYPES)
+    before = {key: files[key] for key in files if key != ".zmetadata"}
+    for k, back in ((3, WriteBack()), (2, WriteBack(overwrite=True))):
+        ancestry = Store.create(tmp_path / f"{k}.zarr", "ancestry")
+        q = np.full((GENOTYPES.shape[1], k), 1 / k, np.float32)
+        ancestry.write("sample_ancestry_proportion", PROPORTION, q)
+        ids = np.array([f"s{i}" for i in range(len(q))])
+        ancestry.write("sample_id", schema.PREPARED["sample_id"], ids)
+        ancestry.set_attrs(stamp=str(k))
+        ancestry.finish()
+        back.write(str(path), tmp_path / f"{k}.zarr")
+        found = open_cohort(str(path)).dataset["sample_ancestry_proportion"]
+        np.testing.assert_array_equal(found.values, q)
+    others = {key for key in files if not key.startswith("sample_ancestry")}
+    assert others - {".zmetadata"} == before.keys()
+    assert all(files[key] == value for key, value in before.items())
+    with pytest.raises(InputError, match="already; pass --overwrite"):
+        WriteBack().check(str(path), "4", 2, named=False)
+    proxy.fail("403", lambda method, _: method == "PUT")
+    with pytest.raises(InputError, match="cannot be written"):
+        WriteBack(overwrite=True).check(str(path), "4", 2, named=False)

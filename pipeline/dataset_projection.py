@@ -1,0 +1,255 @@
+"""Project the people of a Dataset on a model: a dask graph, of which nothing is run.
+
+The model is read at once; of the Dataset, not a chunk. What depends on its contents,
+which variants it has and on which strand, is a task too, and is refused there.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+from dask.base import tokenize
+from dask.delayed import Delayed
+from dask.graph_manipulation import bind
+
+from pipeline import (
+    bundle,
+    datasets,
+    overlap,
+    plan,
+    projection_tasks,
+    publication,
+    schema,
+)
+from pipeline.alleles import normalise, relate
+from pipeline.bundle import Model
+from pipeline.cohort import Cohort
+from pipeline.config import CHECK, ApplyConfig
+from pipeline.decode import Columns
+from pipeline.errors import InputError
+from pipeline.location import Location, locate
+from pipeline.match import Match, match_variants
+from pipeline.projection_tasks import Block
+from pipeline.store import Store
+
+_COUNTS_ADDED = 16
+
+
+@dataclass(frozen=True, eq=False)
+class GivenModel:
+    """A model in memory, with the keys of its variants.
+
+    Attributes
+    ----------
+    path
+        Where it came from, for errors.
+    attrs
+        Attributes of its store.
+    keys
+        Arrays of `schema.VARIANT_KEYS`, and the populations' names if they have any.
+    model
+        P and the encoder.
+    """
+
+    path: Location
+    attrs: dict[str, Any]
+    keys: dict[str, npt.NDArray[Any]]
+    model: Model
+
+    def read(self, name: str, *selection: Any) -> npt.NDArray[Any]:
+        """Values of an array, as a `Store` gives them."""
+        if name == "variant_population_frequency":
+            return self.model.frequencies.T[selection]
+        return self.keys[name][selection or ...]
+
+    @property
+    def may_be_ambiguous(self) -> bool:
+        """Whether there is a variant whose alleles might not tell the strand."""
+        pairs = {(normalise(a), normalise(b)) for a, b in self.keys["variant_allele"]}
+        return any(_may_be_ambiguous(pair) for pair in pairs)
+
+
+def _may_be_ambiguous(pair: tuple[str, str]) -> bool:
+    relation = relate(pair, pair)
+    return "" in pair or (relation is not None and relation.either_strand)
+
+
+def read_model(model: xr.Dataset | str | Location) -> GivenModel:
+    """Read a model from its store, or from a Dataset opened from one.
+
+    Raises
+    ------
+    InputError
+        If it is no model, or not whole.
+    """
+    if not isinstance(model, xr.Dataset):
+        path = publication.resolve(locate(model))
+        whole = bundle.load_model(path)
+        store = Store.open(path, bundle.KIND)
+        named = [n for n in (*schema.VARIANT_KEYS, "population_id") if n in store]
+        keys = {name: store.read(name) for name in named}
+        return GivenModel(path, store.attrs, keys, whole)
+    if model.attrs.get("kind") != bundle.KIND or "hidden_dims" not in model.attrs:
+        raise InputError(
+            "the Dataset given as model is none; give the path of a model.zarr, or "
+            "sgkit.load_dataset of it"
+        )
+    parts = bundle.parts_of_model(model)
+    named = [n for n in (*schema.VARIANT_KEYS, "population_id") if n in model]
+    wanted = [*parts, *named]
+    # Without the workers: it is what every task needs, not what they are to do.
+    found = model[wanted].compute(scheduler="synchronous")
+    arrays = {name: _plain(found[name].values) for name in wanted}
+    keys = {name: arrays.pop(name) for name in named}
+    attrs = {str(name): value for name, value in model.attrs.items()}
+    return GivenModel(locate("the model"), attrs, keys, bundle.model_of(arrays, attrs))
+
+
+def _plain(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return values.astype(str) if values.dtype == object else values
+
+
+def project(
+    cohort: xr.Dataset, given: GivenModel, name: str, config: ApplyConfig
+) -> xr.Dataset:
+    """Lazy Q and log-likelihood of everybody in a Dataset.
+
+    Parameters
+    ----------
+    cohort
+        As `datasets.select_cohort` returns it.
+    given
+        The model.
+    name
+        What the calls are called, for errors.
+    config
+        Refinement, strands, overlap.
+    """
+    calls_name = schema.CALLS if schema.CALLS in cohort else schema.DOSAGES
+    calls = _in_groups(cohort[calls_name].data)
+    token = tokenize(given.model)
+    model = dask.delayed(given, traverse=False, name=f"model-{token}")
+    keys = {k: v.data for k, v in cohort.variables.items() if k != calls_name}
+    dims = {k: v.dims for k, v in cohort.variables.items() if k != calls_name}
+    match = dask.delayed(_match)(keys, dims, dict(cohort.attrs), model, config)
+    if config.strand == CHECK and given.may_be_ambiguous:
+        asked = dask.delayed(overlap.variants_to_count)(match)
+        rows = dask.delayed(_rows_to_count)(asked)
+        count = dask.delayed(projection_tasks.count_alleles)
+        counts = _add(
+            [count(part, block, rows) for part, block in _blocks(calls, name)]
+        )
+        columns = dask.delayed(_settle)(match, model, config, asked, counts)
+        # Read once more afterwards: what was counted would be kept in memory until
+        # the last of it is.
+        calls = bind(calls, columns)
+    else:
+        columns = dask.delayed(_settle)(match, model, config)
+    take = dask.delayed(projection_tasks.take_piece)
+    pieces: dict[int, list[Delayed]] = {}
+    for part, block in _blocks(calls, name):
+        pieces.setdefault(block.sample, []).append(take(part, block, columns))
+    refine = config.newton_steps(given.attrs["method"])
+    k = given.model.frequencies.shape[0]
+    table = _project(pieces, calls.chunks[1], model, token, refine, k)
+    values = {
+        "sample_ancestry_proportion": table[:, :k].astype(np.float32),
+        "sample_log_likelihood": table[:, k],
+    }
+    found = {n: datasets.described(schema.ANCESTRY[n], v) for n, v in values.items()}
+    if "population_id" in given.keys:
+        names = given.keys["population_id"]
+        found["population_id"] = datasets.described(schema.POPULATION_ID, names)
+    return xr.Dataset(found)
+
+
+def _in_groups(values: Any) -> da.Array:
+    """Calls as a dask array whose chunks of people are small enough for one task."""
+    calls = da.asarray(values)
+    people = tuple(
+        len(part)
+        for size in calls.chunks[1]
+        for part in plan.split_rows(size, projection_tasks.GROUP_PEOPLE)
+    )
+    return calls.rechunk((calls.chunks[0], people, *calls.shape[2:]))
+
+
+def _blocks(calls: da.Array, name: str) -> Iterator[tuple[Delayed, Block]]:
+    """Every chunk of the calls, and where it lies."""
+    parts = calls.to_delayed().reshape(calls.numblocks[:2])
+    variants, people = (np.cumsum([0, *sizes[:-1]]) for sizes in calls.chunks[:2])
+    for i, variant in enumerate(variants.tolist()):
+        for j, sample in enumerate(people.tolist()):
+            yield parts[i, j], Block(name, variant, sample)
+
+
+def _add(parts: list[Delayed]) -> Delayed:
+    """Add arrays, some at a time."""
+    while len(parts) > 1:
+        groups = range(0, len(parts), _COUNTS_ADDED)
+        parts = [dask.delayed(sum)(parts[i : i + _COUNTS_ADDED]) for i in groups]
+    return parts[0]
+
+
+def _project(
+    pieces: Mapping[int, list[Delayed]],
+    sizes: tuple[int, ...],
+    model: Delayed,
+    token: str,
+    refine: int,
+    k: int,
+) -> da.Array:
+    """Q and log-likelihood of every person, a chunk for each group."""
+    task = dask.delayed(projection_tasks.project_people)
+    parts = [
+        da.from_delayed(
+            task(of_group, size, model, token, refine), (size, k + 1), np.float64
+        )
+        for size, of_group in zip(sizes, pieces.values(), strict=True)
+    ]
+    return da.concatenate(parts)
+
+
+def _match(
+    keys: dict[str, npt.NDArray[Any]],
+    dims: dict[str, tuple[str, ...]],
+    attrs: dict[str, Any],
+    model: GivenModel,
+    config: ApplyConfig,
+) -> Match:
+    """Find a model's variants among the keys of a Dataset's."""
+    variables = {name: (dims[name], values) for name, values in keys.items()}
+    cohort = Cohort(datasets.NAME, xr.Dataset(variables, attrs=attrs))
+    overlap.check_build(model, cohort)
+    match = match_variants(model, cohort)
+    overlap.check_overlap(match, model, cohort, config)
+    return match
+
+
+def _rows_to_count(asked: overlap.Asked) -> npt.NDArray[np.int64]:
+    return asked.rows if asked.any else asked.rows[:0]
+
+
+def _settle(
+    match: Match,
+    model: GivenModel,
+    config: ApplyConfig,
+    asked: overlap.Asked | None = None,
+    counts: npt.NDArray[np.float64] | None = None,
+) -> Columns:
+    """Row of each variant of a model in the Dataset, once strands are settled."""
+    cohort = Cohort(datasets.NAME, xr.Dataset())
+    if asked is None or counts is None:
+        return overlap.settle_strands(match, model, cohort, config).columns
+    if asked.any:
+        alternate, total = counts
+        alternate = np.where(asked.swapped, total - alternate, alternate)
+        counted = overlap.Counted(alternate, total)
+        match = overlap.decide_strands(match, model, asked, counted)
+    overlap.check_used(match, model, cohort, config)
+    return match.columns
