@@ -10,9 +10,11 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from pipeline.errors import InputError
+
+T = TypeVar("T")
 
 
 def _require(condition: bool, message: str) -> None:
@@ -369,15 +371,33 @@ def load_config(path: Path | None) -> RunConfig:
     InputError
         If the file is missing, is not TOML, or has an unknown key or a bad value.
     """
-    if path is None:
-        return RunConfig()
+    return RunConfig() if path is None else read_toml(RunConfig, path, "--config")
+
+
+def read_toml(cls: type[T], path: Path, option: str) -> T:
+    """Read a TOML file as a frozen dataclass, whose dataclasses are its tables.
+
+    Parameters
+    ----------
+    cls
+        The class of the whole file.
+    path
+        The file.
+    option
+        What named it, for the error.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, is not TOML, or has an unknown key or a bad value.
+    """
     try:
         values = tomllib.loads(path.read_text())
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; check --config") from error
+        raise InputError(f"{path}: {error.strerror}; check {option}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not TOML: {error}") from error
-    return _build(RunConfig, values, f"{path}: ", "")
+    return cast(T, _build(cls, values, f"{path}: ", ""))
 
 
 def replace_values(config: RunConfig, section: str, **values: Any) -> RunConfig:

@@ -9,8 +9,15 @@ class InputError(ValueError):
     """
 
 
+class BusyError(InputError):
+    """Another run holds the output, or writes the input; exit status 75.
+
+    Nothing is wrong with the input: the same command will do when that run is over.
+    """
+
+
 class ClusterError(RuntimeError):
-    """The workers, or their scheduler, are gone; exit status 1.
+    """The workers, or their scheduler, are gone or not yet there; exit status 75.
 
     What was finished before is on disk, and a run goes on from there when it is
     resumed.

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from pipeline.errors import ClusterError, InputError
+from pipeline.errors import BusyError, ClusterError, InputError
 
 if TYPE_CHECKING:
     from pipeline.tasks import Cluster
@@ -27,6 +27,8 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 _FAILED = 1
 _BAD_INPUT = 2
+# EX_TEMPFAIL of sysexits.h, which mail and job schedulers know as "try again later".
+_TRY_LATER = 75
 # What a shell says of a command that a signal ended.
 _BY_SIGNAL = 128
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
@@ -44,14 +46,14 @@ class Group(click.Group):
         try:
             with _stoppable():
                 return super().invoke(ctx)
+        except (BusyError, ClusterError) as error:
+            _end(str(error), _TRY_LATER)
         except InputError as error:
             _end(str(error), _BAD_INPUT)
         except click.UsageError as error:
             # In one line like the others, where click would print three.
             command = error.ctx.command_path if error.ctx else "streamixture"
             _end(f"{error.format_message()} See {command} --help.", _BAD_INPUT)
-        except ClusterError as error:
-            _end(str(error), _FAILED)
         except _StopSignalError as stop:
             number = signal.Signals(stop.args[0])
             message = f"stopped by {number.name}; go on with --resume"

@@ -12,13 +12,13 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator
 
-from pipeline.errors import InputError
+from pipeline.errors import BusyError, InputError
 from pipeline.location import Location, RemotePath
 
 REFRESH_SECONDS = 10.0
 STALE_SECONDS = 60.0
 
-# Raises InputError if the lock was lost to another run.
+# Raises BusyError if the lock was lost to another run.
 Check = Callable[[], None]
 
 
@@ -39,7 +39,7 @@ def hold(path: Location, output: Location) -> Iterator[Check]:
 
     Raises
     ------
-    InputError
+    BusyError
         If another run holds it.
     """
     if isinstance(path, RemotePath):
@@ -55,8 +55,8 @@ def hold(path: Location, output: Location) -> Iterator[Check]:
         yield lambda: None
 
 
-def _taken(output: Location) -> InputError:
-    return InputError(
+def _taken(output: Location) -> BusyError:
+    return BusyError(
         f"{output}: another run is at work there; wait for it, or name another --output"
     )
 
@@ -73,9 +73,9 @@ class _Lease:
         self._ended = threading.Event()
 
     def check(self) -> None:
-        """Raise InputError if another run took the lock over."""
+        """Raise BusyError if another run took the lock over."""
         if self._lost or self._holder() != self._owner:
-            raise InputError(
+            raise BusyError(
                 f"{self._output}: another run took this one over while it was "
                 "not heard of; let that one finish"
             )
