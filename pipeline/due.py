@@ -5,7 +5,6 @@ Writes nothing and starts nothing: where nothing changed, this is all that happe
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 from pipeline import versions
 from pipeline.location import locate
@@ -101,16 +100,3 @@ def look(config: ReprocessConfig) -> Outlook:
         reasons,
         tuple(due),
     )
-
-
-def what_was_seen(
-    config: ReprocessConfig, source: SourceState, record: Record
-) -> dict[str, Any]:
-    """What the next run compares with, once this one is published."""
-    return {
-        "version": record["version"],
-        "source": source.as_json(),
-        "fit_settings": record["fit_settings"],
-        "apply_settings": config.apply_settings,
-        "refit_due": record["refit_due"],
-    }

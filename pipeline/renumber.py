@@ -1,8 +1,8 @@
 """Put a new fit's populations in the order of an earlier one's.
 
-So columns keep their meaning, though the order within a fit is chance. Reads the Q that two fits give to the
-people whom both have, and a new fit's stores; writes the model store again in the
-order found.
+So columns keep their meaning, though the order within a fit is chance. Reads the Q that
+two fits give to the people whom both have, and a new fit's model store, which it writes
+again in the order found.
 """
 
 from typing import Any

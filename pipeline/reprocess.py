@@ -39,7 +39,7 @@ from pipeline.source_state import observe
 from pipeline.store import Store
 from pipeline.tasks import Cluster
 from pipeline.update import Earlier, Update, Work, update
-from pipeline.versions import ANCESTRY, MODEL, REPORT, Record
+from pipeline.versions import ANCESTRY, MODEL, REPORT
 
 logger = logging.getLogger(__name__)
 
@@ -207,7 +207,9 @@ class _Job:
         """Remember that the files changed, and nobody's genotypes."""
         delete_tree(self.version)
         self.check_source()
-        self.write_seen(self.outlook.record)
+        seen = versions.seen_with(self.outlook.record)
+        source = self.outlook.source.as_json()
+        versions.write_seen(self.output, {**seen, "source": source})
         return f"nobody's genotypes changed; version {self.outlook.shown} is current"
 
     def check_source(self) -> None:
@@ -217,10 +219,6 @@ class _Job:
                 f"{self.config.cohort} was written while it was read; run again when "
                 "it is at rest"
             )
-
-    def write_seen(self, record: Record) -> None:
-        seen = due.what_was_seen(self.config, self.outlook.source, record)
-        versions.write_seen(self.output, seen)
 
     def publish_update(
         self, cohort: Cohort, earlier: Earlier, done: Update, reasons: list[str]
@@ -340,6 +338,7 @@ class _Job:
         self.check_source()
         provenance.write_json(self.version / versions.RECORD, record)
         versions.publish(self.output, self.number, self.check)
+        versions.write_seen(self.output, versions.seen_with(record))
+        # What the journal does not have yet, `mend` writes down.
         versions.append_journal(self.output, versions.journal_entry(record))
-        self.write_seen(record)
         versions.retain(self.output, self.config.keep_versions)

@@ -142,7 +142,7 @@ def _column_digests(
     """Digest of the chunks of each chunk of people.
 
     >>> [d[:4] for d in _column_digests({"c/0.0.0": "a", "c/1.1.0": "b"}, 20, 10)]
-    ['9ce9', '3c6e']
+    ['bdc2', '4afb']
     """
     n_columns = -(-n_samples // max(sample_chunk, 1))
     columns: list[list[tuple[str, str]]] = [[] for _ in range(n_columns)]

@@ -109,6 +109,12 @@ def write_seen(output: Location, seen: Mapping[str, Any]) -> None:
     provenance.write_json(output / _SEEN, seen)
 
 
+def seen_with(record: Record) -> Record:
+    """What was dealt with when a version was published, for the next run to compare."""
+    kept = ("version", "source", "fit_settings", "apply_settings", "refit_due")
+    return {name: record[name] for name in kept}
+
+
 def now() -> str:
     """The time of day, for records; no store has one."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -180,7 +186,9 @@ def mend(output: Location) -> None:
     shown = current(output)
     known = {entry.get("version") for entry in read_journal(output)}
     if shown is not None and shown not in known:
-        append_journal(output, journal_entry(read_record(output, shown)))
+        record = read_record(output, shown)
+        write_seen(output, seen_with(record))
+        append_journal(output, journal_entry(record))
     if not output.is_dir():
         return
     items: list[Location] = list(output.iterdir())

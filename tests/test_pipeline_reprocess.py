@@ -1,0 +1,347 @@
+"""A cohort that grows, reprocessed: what is projected, kept, published and refused."""
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from estimator import training
+from pipeline import due, lock, reprocess, stages, update, versions
+from pipeline.config import ApplyConfig, FitConfig, QCConfig, RunConfig, TrainConfig
+from pipeline.errors import BusyError, InputError
+from pipeline.reprocess_config import DriftConfig, ReprocessConfig
+from pipeline.store import Store
+from pipeline.tasks import Cluster
+from tests import helpers, oracle
+from tests.helpers import SerialCluster
+
+SERIAL: contextlib.nullcontext[Cluster] = contextlib.nullcontext(SerialCluster())
+N_PEOPLE, N_NEW, N_VARIANTS, K, CHUNK = 200, 24, 1_024, 3, 64
+
+
+class _ForbiddenCluster(contextlib.AbstractContextManager[Cluster]):
+    """Workers that must not be started."""
+
+    def __enter__(self) -> Cluster:
+        raise AssertionError("workers were started")
+
+    def __exit__(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "DISTILLATION_STEPS", 20)
+        yield
+
+
+RUN = RunConfig(
+    qc=QCConfig(enabled=False),
+    fit=FitConfig(n_populations=K, max_rounds=60),
+    train=TrainConfig(epochs=0),
+    apply=ApplyConfig(standard_errors="none"),
+)
+
+
+def draw(populations: int = K) -> np.ndarray:
+    """Calls of people of three populations; the last 60 are of a fourth, if it is."""
+    truth = oracle.simulate(N_PEOPLE + 60, N_VARIANTS, 4, seed=7, fst=0.1)
+    rng = np.random.default_rng(1)
+    ancestry = np.zeros((N_PEOPLE + 60, 4))
+    ancestry[:, :3] = rng.dirichlet([0.3] * 3, len(ancestry))
+    if populations == 4:
+        ancestry[N_PEOPLE:] = [0, 0, 0, 1]
+    genotypes = rng.binomial(2, ancestry @ truth.frequencies)
+    calls = np.stack([genotypes >= 1, genotypes >= 2], axis=2).astype(np.int8)
+    calls[rng.random(genotypes.shape) < 0.02] = -1
+    return calls.transpose(1, 0, 2)
+
+
+CALLS = draw()
+
+
+def write(path: Path, people: Any, calls: np.ndarray = CALLS, **changes: Any) -> None:
+    """Write the people of some positions, who are called so wherever they are."""
+    people = np.asarray(people)
+    ids = helpers.text([f"person{i}" for i in people.tolist()])
+    options = {"chunks": (256, CHUNK), "sample_id": ids, **changes}
+    helpers.write_cohort(path, calls[:, people], **options)
+
+
+def config(folder: Path, **changes: Any) -> ReprocessConfig:
+    values: dict[str, Any] = {
+        "cohort": str(folder / "cohort.vcz"),
+        "output": str(folder / "out"),
+        "run": RUN,
+    }
+    return ReprocessConfig(**{**values, **changes})
+
+
+def bring_up_to_date(settings: ReprocessConfig, **options: Any) -> str:
+    return reprocess.reprocess(settings, SERIAL, **options)
+
+
+def ancestry(folder: Path, number: int) -> Store:
+    path = versions.version_path(folder / "out", number) / "ancestry.zarr"
+    return Store.open(path, "ancestry")
+
+
+def read_q(folder: Path, number: int) -> np.ndarray:
+    return ancestry(folder, number).read("sample_ancestry_proportion")
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a first version of 200 people, not to be changed."""
+    folder = tmp_path_factory.mktemp("begun")
+    write(folder / "cohort.vcz", range(N_PEOPLE))
+    bring_up_to_date(config(folder))
+    return folder
+
+
+@pytest.fixture
+def folder(begun: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    import shutil
+
+    shutil.copytree(begun, tmp_path / "copy", symlinks=True)
+    return tmp_path / "copy"
+
+
+def test_reprocess__first_version_is_a_fit(begun: Path):
+    output = begun / "out"
+    assert versions.numbers(output) == [1]
+    assert (output / "ancestry.zarr").resolve().parent.name.endswith("0001")
+    store = ancestry(begun, 1)
+    assert store.read("sample_version").tolist() == [1] * N_PEOPLE
+    assert len(np.unique(store.read("sample_genotype_digest"), axis=0)) == N_PEOPLE
+    record = versions.read_record(output, 1)
+    assert record["cause"] == "fit"
+    assert [e["version"] for e in versions.read_journal(output)] == [1]
+    assert not (output / ".work").exists()
+    assert "person" not in json.dumps(record)
+
+
+def test_reprocess__nothing_changed_writes_nothing(begun: Path):
+    before = files(begun)
+    outlook = due.look(config(begun))
+    assert outlook.is_idle
+    assert "nothing changed; version 1 is current" in outlook.describe()
+    said = reprocess.reprocess(config(begun), _ForbiddenCluster())
+    assert "nothing changed" in said
+    assert files(begun) == before
+
+
+def test_reprocess__new_people_equal_a_direct_projection(folder: Path, tmp_path: Path):
+    before = files(folder / "out" / "version-0000000000000001")
+    write(folder / "cohort.vcz", range(N_PEOPLE + N_NEW))
+    said = bring_up_to_date(config(folder))
+    assert said == "published version 2: 24 new people, 0 changed, 0 left"
+    write(tmp_path / "new.vcz", range(N_PEOPLE, N_PEOPLE + N_NEW))
+    direct = tmp_path / "direct.zarr"
+    model = folder / "out" / "model.zarr"
+    stages.project(model, str(tmp_path / "new.vcz"), direct, RUN, SERIAL)
+    names = ["sample_ancestry_proportion", "sample_log_likelihood", "sample_n_called"]
+    for name in names:
+        new = ancestry(folder, 2).read(name)[N_PEOPLE:]
+        np.testing.assert_array_equal(new, Store.open(direct, "ancestry").read(name))
+        old = ancestry(folder, 1).read(name)
+        np.testing.assert_array_equal(ancestry(folder, 2).read(name)[:N_PEOPLE], old)
+    assert files(folder / "out" / "version-0000000000000001") == before
+    # Whole chunks of old people are the same bytes.
+    pieces = [
+        files(versions.version_path(folder / "out", n) / "ancestry.zarr")
+        for n in (1, 2)
+    ]
+    for chunk in range(N_PEOPLE // CHUNK):
+        name = f"sample_ancestry_proportion/{chunk}.0"
+        assert pieces[0][name] == pieces[1][name]
+    record = versions.read_record(folder / "out", 2)
+    assert record["people"]["new"] == record["people"]["projected"] == N_NEW
+    # Nobody but the people of the last chunk was read.
+    assert record["people"]["read"] == N_NEW + N_PEOPLE % CHUNK
+    assert record["model_version"] == 1
+    assert due.look(config(folder)).is_idle
+
+
+def test_reprocess__changed_removed_and_reordered(folder: Path, caplog: Any):
+    calls = CALLS.copy()
+    calls[::2, 70] = -1
+    people = np.r_[70:N_PEOPLE, 0:60]
+    write(folder / "cohort.vcz", people, calls)
+    said = bring_up_to_date(config(folder))
+    assert said == "published version 2: 0 new people, 1 changed, 10 left"
+    store = ancestry(folder, 2)
+    assert store.read("sample_id").tolist() == [f"person{i}" for i in people]
+    np.testing.assert_array_equal(read_q(folder, 2)[1:], read_q(folder, 1)[people[1:]])
+    assert store.read("sample_n_called")[0] < store.read("sample_n_called")[1] * 0.6
+    assert store.read("sample_version").tolist() == [2] + [1] * 189
+    assert store.read("sample_in_fit").all()
+    old = ancestry(folder, 1).read("reference_sample")
+    kept = [f"person{i}" for i in old if i in set(people.tolist())]
+    found = store.read("sample_id")[store.read("reference_sample")]
+    assert sorted(found) == sorted(kept)
+    assert "person70" not in caplog.text
+
+
+def test_reprocess__files_written_again_are_no_change(folder: Path):
+    write(folder / "cohort.vcz", range(N_PEOPLE), compressor=None, chunks=(256, 40))
+    said = bring_up_to_date(config(folder))
+    assert said == "nobody's genotypes changed; version 1 is current"
+    assert versions.numbers(folder / "out") == [1]
+    assert due.look(config(folder)).is_idle
+
+
+def test_reprocess__contents_are_compared_where_asked(folder: Path):
+    settings = config(folder, compare="contents")
+    assert not due.look(settings).is_idle
+    assert "nobody's genotypes changed" in bring_up_to_date(settings)
+    assert due.look(settings).is_idle
+    for path in (folder / "cohort.vcz").rglob("*"):
+        path.touch()
+    assert due.look(settings).is_idle
+
+
+def test_reprocess__results_in_the_cohorts_store_are_no_change(folder: Path):
+    import zarr
+
+    group = zarr.open_group(str(folder / "cohort.vcz"))
+    group.create_dataset("sample_ancestry_proportion", data=np.ones((N_PEOPLE, K)))
+    zarr.consolidate_metadata(group.store)
+    assert due.look(config(folder)).is_idle
+
+
+def test_reprocess__a_half_call_of_somebody_new_leaves_the_others(folder: Path):
+    calls = CALLS.copy()
+    calls[3, N_PEOPLE, 1], calls[3, N_PEOPLE, 0] = -1, 1
+    write(folder / "cohort.vcz", range(N_PEOPLE + 1), calls)
+    said = bring_up_to_date(config(folder))
+    assert said == "published version 2: 1 new people, 0 changed, 0 left"
+
+
+def test_reprocess__settings_of_the_projection_concern_everybody(folder: Path):
+    changed = RunConfig(RUN.seed, RUN.qc, RUN.fit, RUN.train, apply=ApplyConfig(0))
+    said = bring_up_to_date(config(folder, run=changed))
+    assert said == "published version 2: 0 new people, 0 changed, 0 left"
+    assert versions.read_record(folder / "out", 2)["people"]["projected"] == N_PEOPLE
+    assert ancestry(folder, 2).read("sample_version").tolist() == [1] * N_PEOPLE
+    assert "sample_ancestry_proportion_se" in ancestry(folder, 2)
+
+
+def test_reprocess__settings_of_the_fit_are_reported_or_refitted(folder: Path):
+    changed = RunConfig(1, RUN.qc, RUN.fit, RUN.train, apply=RUN.apply)
+    assert due.look(config(folder, run=changed, refit="never")).refit_due == ()
+    outlook = due.look(config(folder, run=changed))
+    assert outlook.is_idle
+    assert "a refit is due: settings of the fit changed" in outlook.describe()
+    settings = config(folder, run=changed, refit="auto")
+    said = bring_up_to_date(settings)
+    assert said.startswith("published version 2: a new fit of 200 people with K = 3")
+    np.testing.assert_allclose(read_q(folder, 2), read_q(folder, 1), atol=5e-3)
+    assert due.look(settings).is_idle
+
+
+def with_ghosts(path: Path) -> None:
+    write(path, range(N_PEOPLE + 60), draw(populations=4))
+
+
+@pytest.fixture(scope="module")
+def drifted(begun: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A first version of three populations, and a cohort with a fourth since."""
+    folder = tmp_path_factory.mktemp("drifted")
+    calls = draw(populations=4)
+    write(folder / "cohort.vcz", range(N_PEOPLE), calls)
+    bring_up_to_date(config(folder))
+    with_ghosts(folder / "cohort.vcz")
+    return folder
+
+
+def test_reprocess__absent_population_is_reported_then_refitted(drifted: Path):
+    said = bring_up_to_date(config(drifted))
+    assert said.startswith("published version 2: 60 new people")
+    assert "a refit is due: " in said
+    drift = versions.read_record(drifted / "out", 2)["drift"]
+    assert drift["newcomers_poorly_described"] > 0.9
+    assert drift["training_poorly_described"] < 0.05
+    assert drift["newcomers_unlikely"] > 0.5
+    assert drift["training_unlikely"] < 0.02
+    assert due.look(config(drifted)).is_idle
+    assert "a refit is due" in due.look(config(drifted)).describe()
+    settings = config(
+        drifted, refit="auto", drift=DriftConfig(max_populations=5)
+    )
+    bring_up_to_date(settings)
+
+
+def test_reprocess__refit_keeps_old_populations_in_their_columns(drifted: Path):
+    ...
+
+
+def test_reprocess__two_at_once(folder: Path):
+    write(folder / "cohort.vcz", range(N_PEOPLE - 1))
+    with (
+        lock.hold(folder / "out" / ".lock", folder),
+        pytest.raises(BusyError, match="another run is at work"),
+    ):
+        bring_up_to_date(config(folder))
+
+
+def test_reprocess__roll_back_holds_until_the_cohort_changes(folder: Path):
+    write(folder / "cohort.vcz", range(N_PEOPLE + 5))
+    bring_up_to_date(config(folder))
+    output = folder / "out"
+    assert versions.roll_back(output, None) == 1
+    assert (output / "ancestry.zarr" / "sample_id").exists()
+    assert len(Store.open(output / "ancestry.zarr", "ancestry").read("sample_id")) == 200
+    assert due.look(config(folder)).is_idle
+    assert versions.roll_back(output, 2) == 2
+    assert versions.roll_back(output, 1) == 1
+    write(folder / "cohort.vcz", range(N_PEOPLE + 6))
+    said = bring_up_to_date(config(folder))
+    assert said == "published version 3: 6 new people, 0 changed, 0 left"
+    assert versions.numbers(output) == [1, 2, 3]
+
+
+def test_reprocess__keeps_so_many_versions(folder: Path):
+    for n_people in (N_PEOPLE - 1, N_PEOPLE - 2):
+        write(folder / "cohort.vcz", range(n_people))
+        bring_up_to_date(config(folder, keep_versions=2))
+    assert versions.numbers(folder / "out") == [2, 3]
+    # The model's files are shared, and outlive the version that they were made for.
+    assert Store.open(folder / "out" / "model.zarr", "model").attrs["complete"]
+
+
+def test_reprocess__cohort_written_meanwhile(folder: Path, monkeypatch: Any):
+    write(folder / "cohort.vcz", range(N_PEOPLE + 3))
+    original = update.apply_model
+
+    def disturbed(*args: Any) -> None:
+        original(*args)
+        write(folder / "cohort.vcz", range(N_PEOPLE + 4))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(update, "apply_model", disturbed)
+        with pytest.raises(BusyError, match="was written while it was read"):
+            bring_up_to_date(config(folder))
+    assert versions.current(folder / "out") == 1
+    assert "4 new people" in bring_up_to_date(config(folder))
+
+
+def test_reprocess__another_cohort_altogether(folder: Path):
+    position = 7 + 1000 * np.arange(N_VARIANTS, dtype=np.int32)
+    write(folder / "cohort.vcz", range(N_PEOPLE), variant_position=position)
+    with pytest.raises(InputError, match="0 of the 1024 variants"):
+        bring_up_to_date(config(folder))
+    assert versions.current(folder / "out") == 1
