@@ -31,7 +31,8 @@ _MIN_FLAGGED = 5
 Doubles = npt.NDArray[np.float64]
 
 
-class People(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class People:
     """What is known of some people once they are projected.
 
     Attributes
@@ -58,7 +59,8 @@ class People(NamedTuple):
 
     def subset(self, people: npt.NDArray[Any]) -> "People":
         """Some of the people, by mask or position."""
-        return People(*(values[people] for values in self))
+        fields = (getattr(self, field.name) for field in dataclasses.fields(self))
+        return People(*(values[people] for values in fields))
 
     def __len__(self) -> int:
         return len(self.n_called)

@@ -26,7 +26,7 @@ from pipeline import (
 )
 from pipeline.cohort import Cohort
 from pipeline.config import RunConfig, replace_values
-from pipeline.drift import Drift, reasons_to_refit
+from pipeline.drift import reasons_to_refit
 from pipeline.due import Outlook
 from pipeline.errors import BusyError
 from pipeline.location import Location, delete_tree, locate
@@ -163,12 +163,12 @@ class _Job:
         """Do what is to be done, and say what it was."""
         if self.outlook.shown is None:
             cohort = stages.open_to_fit(self.config.cohort, self.work)
-            return self.publish_fit(cohort, None, ["there was no version"], None, None)
+            return self.publish_fit(cohort, None, ["there was no version"], None)
         cohort = stages.open_source(self.config.cohort, self.work)
         earlier = self.open_earlier(self.outlook.shown)
         if self.outlook.refit_reasons:
             reasons = list(self.outlook.refit_reasons)
-            return self.publish_fit(cohort, earlier, reasons, None, None)
+            return self.publish_fit(cohort, earlier, reasons, None)
         done = update(
             earlier, self.plan_work(cohort), self.version / ANCESTRY, self.number
         )
@@ -178,7 +178,7 @@ class _Job:
         if self.config.refit == NEVER:
             reasons = []
         if reasons and self.config.refit == AUTO:
-            return self.publish_fit(cohort, earlier, reasons, done, done.drift)
+            return self.publish_fit(cohort, earlier, reasons, done)
         return self.publish_update(cohort, earlier, done, reasons)
 
     def open_earlier(self, shown: int) -> Earlier:
@@ -251,11 +251,11 @@ class _Job:
         earlier: Earlier | None,
         reasons: list[str],
         done: Update | None,
-        drift: Drift | None,
     ) -> str:
         """Fit, put the populations in their old columns, and publish."""
         logger.info("fitting the model: %s", ", ".join(reasons))
-        fit = self.fit(cohort, grow=drift is not None)
+        drifted = earlier is not None and reasons != [due.SETTINGS_CHANGED]
+        fit = self.fit(cohort, grow=drifted)
         n_populations = fit.n_populations
         order = np.arange(n_populations)
         if earlier is not None:
@@ -281,7 +281,7 @@ class _Job:
             {
                 "cause": "fit",
                 "people": people,
-                "drift": drift and drift.as_json(),
+                "drift": done and done.drift and done.drift.as_json(),
                 "refit_reasons": reasons,
                 "refit_due": [],
                 "model_version": self.number,
