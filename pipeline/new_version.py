@@ -113,8 +113,13 @@ def write_grown(
     """
     n_people = len(people["sample_id"])
     kept = np.flatnonzero(difference.earlier >= 0)
+    # Where everybody was projected again, some figures may not be wanted any more.
+    everybody = projected.store if len(projected.people) == n_people else None
+    names = {*earlier.names(), *_names(projected)}
+    if everybody is not None:
+        names &= {*everybody.names(), *schema.REPROCESSED}
     values: Arrays = {}
-    for name in sorted({*earlier.names(), *_names(projected)} - set(people)):
+    for name in sorted(names - set(people)):
         dims = _SPECS[name].dims
         if dims[0] == "samples":
             values[name] = blank = _blank(name, n_people, earlier)
@@ -132,9 +137,10 @@ def write_grown(
     values["sample_genotype_digest"][projected.people] = projected.digests
     values["sample_version"][difference.affected] = number
     values |= people
-    values |= _references(earlier, difference)
+    values |= _references(earlier, difference, everybody)
+    check = (everybody or earlier).attrs.get("fit_check")
     attrs = {k: v for k, v in earlier.attrs.items() if k not in _FIT_ATTRS} | {
-        **_figures(values, earlier.attrs),
+        **_figures(values, check),
         **attrs,
         "stamp": provenance.digest(
             [earlier.attrs["stamp"], attrs["config"], _digest_of_all(values)]
@@ -157,8 +163,13 @@ def _blank(name: str, n_people: int, earlier: Store) -> npt.NDArray[Any]:
     return np.full(shape, fill, spec.dtype)
 
 
-def _references(earlier: Store, difference: Difference) -> Arrays:
+def _references(
+    earlier: Store, difference: Difference, everybody: Store | None
+) -> Arrays:
     """The fit check's references who are still there, where they are now."""
+    if everybody is not None:
+        names = set(schema.REFERENCES) & set(everybody.names())
+        return {name: everybody.read(name) for name in names}
     if "reference_sample" not in earlier:
         return {}
     n_earlier = earlier.shape("sample_id")[0]
@@ -183,11 +194,10 @@ def _digest_of_all(values: Arrays) -> str:
     return digest.hexdigest()
 
 
-def _figures(values: Arrays, earlier: Mapping[str, Any]) -> dict[str, Any]:
+def _figures(values: Arrays, check: Mapping[str, Any] | None) -> dict[str, Any]:
     """Figures of the whole store, as `apply` has them."""
     n_called, in_fit = values["sample_n_called"], values["sample_in_fit"]
     counted = in_fit if in_fit.any() else ~in_fit
-    check = earlier.get("fit_check")
     return {
         "log_likelihood": float(values["sample_log_likelihood"][counted].sum()),
         "observed_genotypes": int(n_called[counted].sum()),

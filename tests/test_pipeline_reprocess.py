@@ -1,8 +1,13 @@
 """A cohort that grows, reprocessed: what is projected, kept, published and refused."""
 
 import contextlib
+import dataclasses
 import json
+import os
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +16,29 @@ import pytest
 import zarr
 
 from estimator import training
-from pipeline import due, lock, reprocess, stages, update, versions
+from pipeline import (
+    due,
+    location,
+    lock,
+    publication,
+    reprocess,
+    stages,
+    update,
+    versions,
+)
+from pipeline.bundle import load_model
 from pipeline.config import ApplyConfig, FitConfig, QCConfig, RunConfig, TrainConfig
 from pipeline.errors import BusyError, InputError
-from pipeline.reprocess_config import DriftConfig, ReprocessConfig
+from pipeline.renumber import renumber_model
+from pipeline.reprocess_config import (
+    DriftConfig,
+    ReprocessConfig,
+    load_reprocess_config,
+)
 from pipeline.store import Store
 from pipeline.tasks import Cluster
-from tests import helpers, oracle
+from tests import helpers, oracle, s3_server
+from tests.dask_processes import ROOT
 from tests.helpers import SerialCluster
 
 SERIAL: contextlib.nullcontext[Cluster] = contextlib.nullcontext(SerialCluster())
@@ -365,3 +386,228 @@ def test_reprocess__another_cohort_altogether(folder: Path):
     with pytest.raises(InputError, match="0 of the 1024 variants"):
         bring_up_to_date(config(folder))
     assert versions.current(folder / "out") == 1
+
+
+def test_renumber_model__encoder_and_projection_follow(begun: Path, tmp_path: Path):
+    order = np.array([2, 0, 1])
+    model, turned = begun / "out" / "model.zarr", tmp_path / "turned.zarr"
+    renumber_model(model, turned, order)
+    # The encoder's own answer, which nothing puts right.
+    alone = ApplyConfig(refine=0, standard_errors="none", fit_check_people=0)
+    found = []
+    for path in (model, turned):
+        output = tmp_path / f"of-{path.name}"
+        settings = RunConfig(apply=alone)
+        stages.project(path, str(begun / "cohort.vcz"), output, settings, SERIAL)
+        store = Store.open(output, "ancestry")
+        found.append(store.read("sample_ancestry_proportion"))
+    np.testing.assert_allclose(found[1], found[0][:, order], atol=1e-6)
+    assert not np.allclose(found[1], found[0], atol=1e-3)
+    frequencies = load_model(model).frequencies
+    np.testing.assert_array_equal(load_model(turned).frequencies, frequencies[order])
+
+
+def write_toml(folder: Path, **changes: Any) -> Path:
+    """The configuration as the file that a schedule names."""
+    values = dataclasses.asdict(config(folder, **changes))
+
+    def table(name: str, values: dict[str, Any]) -> list[str]:
+        plain = {k: v for k, v in values.items() if not isinstance(v, dict)}
+        lines = [f"[{name}]"] if name else []
+        lines += [f"{key} = {json.dumps(value)}" for key, value in plain.items()]
+        for key in values.keys() - plain.keys():
+            lines += table(f"{name}.{key}" if name else key, values[key])
+        return lines
+
+    path = folder / "reprocess.toml"
+    path.write_text("\n".join(table("", values)))
+    return path
+
+
+def call(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
+    command = [str(Path(sys.executable).parent / "streamixture"), "reprocess"]
+    return subprocess.run(
+        [*command, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": ROOT},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+IS_LIGHT = """
+import sys
+from pipeline import cli
+cli.main(["reprocess", sys.argv[1]], standalone_mode=False)
+heavy = {"jax", "sgkit", "xarray", "zarr", "dask", "distributed"} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+def test_command__second_run_is_quick_and_loads_nothing(folder: Path):
+    settings = write_toml(folder)
+    before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in walk(folder / "out")}
+    start = time.monotonic()
+    done = call(settings)
+    seconds = time.monotonic() - start
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{folder}/out: nothing changed; version 1 is current\n"
+    assert seconds < 5
+    light = subprocess.run(
+        [sys.executable, "-c", IS_LIGHT, str(settings)],
+        env={**os.environ, "PYTHONPATH": ROOT},
+        check=False,
+    )
+    assert light.returncode == 0
+    after = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in walk(folder / "out")}
+    assert after == before
+
+
+def walk(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_command__refuses_while_another_is_at_work(folder: Path):
+    settings = write_toml(folder)
+    write(folder / "cohort.vcz", range(N_PEOPLE - 1))
+    with lock.hold(folder / "out" / ".lock", folder):
+        for options in ([], ["--roll-back", "1"]):
+            done = call(settings, *options)
+            assert done.returncode == 75
+            assert done.stderr.startswith("Error: ")
+            assert "another run is at work" in done.stderr
+            assert len(done.stderr.splitlines()) == 1
+        assert "a run is at work" in call(settings, "--status").stdout
+
+
+def test_command__dry_run_status_and_roll_back(folder: Path):
+    settings = write_toml(folder)
+    write(folder / "cohort.vcz", range(N_PEOPLE - 1))
+    before = files(folder / "out")
+    said = call(settings, "--dry-run").stdout
+    assert said == f"{folder}/out: version 1 is current; the cohort's files changed\n"
+    assert files(folder / "out") == before
+    bring_up_to_date(config(folder))
+    assert call(settings, "--roll-back").stdout.endswith("version 1 is current\n")
+    lines = call(settings, "--status").stdout.splitlines()
+    assert lines[0] == f"{folder}/out: versions 1 (current), 2"
+    assert [line.split("  ")[1].split(":")[0] for line in lines[1:]] == [
+        "version 1",
+        "version 2",
+        "rolled back from 2 to 1",
+    ]
+    done = call(settings, "--roll-back", "9")
+    assert done.returncode == 2
+    assert "has no version 9; kept are 1, 2" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('cohort = "a"', "output is not set"),
+        ('cohort = "a"\noutput = "b"\nrefits = 1', "unknown key refits"),
+        ('cohort = "a"\noutput = "b"\nrefit = "daily"', "must be one of auto, report"),
+        ('cohort = "a"\noutput = "b"\nkeep_versions = 0', "must be positive"),
+        ('cohort = "a"\noutput = "b"\n[drift]\nmax_unlikely = 2', "in [0, 1]"),
+        ('cohort = "a"\noutput = "b"\n[drift]\nmin_people = 0', "must be positive"),
+        ('cohort = "a"\noutput = "b"\n[drift]\nmax_populations = 2', "0 keeps K"),
+        ('cohort = "a"\noutput = "b"\n[run.fit]\nk = 2', "unknown key k in [fit]"),
+    ],
+)
+def test_config__refusals(tmp_path: Path, text: str, message: str):
+    (tmp_path / "reprocess.toml").write_text(text)
+    with pytest.raises(InputError) as error:
+        load_reprocess_config(tmp_path / "reprocess.toml")
+    assert message in str(error.value)
+
+
+def test_reprocess__on_an_object_store(begun: Path):
+    """The same versions, where nothing can be linked or renamed."""
+    with s3_server.serve():
+        cohort, output = s3_server.remote("cohorts/c.vcz"), s3_server.remote("out/a")
+        location.upload(begun / "cohort.vcz", cohort)
+        settings = config(begun, cohort=str(cohort), output=str(output))
+        said = bring_up_to_date(settings)
+        assert said.startswith("published version 1: a new fit of 200 people")
+        assert due.look(settings).is_idle
+        ids = helpers.text([f"person{i}" for i in range(N_PEOPLE - 2)])
+        for key, content in sorted(
+            files_without_two(begun / "cohort.vcz", ids).items()
+        ):
+            (cohort / key).write_bytes(content)
+        before = publication.resolve(output / "ancestry.zarr")
+        said = bring_up_to_date(settings)
+        assert said == "published version 2: 0 new people, 0 changed, 2 left"
+        assert versions.numbers(output) == [1, 2]
+        after = publication.resolve(output / "ancestry.zarr")
+        name = "sample_ancestry_proportion"
+        q = [Store.open(path, "ancestry").read(name) for path in (before, after)]
+        np.testing.assert_array_equal(q[0][: N_PEOPLE - 2], q[1])
+        assert versions.roll_back(output, None) == 1
+        assert publication.resolve(output / "ancestry.zarr") == before
+        assert due.look(settings).is_idle
+        assert versions.describe(output)[0].endswith("versions 1 (current), 2")
+        assert not list((output / ".work").iterdir())
+
+
+def files_without_two(cohort: Path, ids: np.ndarray) -> dict[str, bytes]:
+    """Files of the cohort without the last two people."""
+    path = cohort.with_name("fewer.vcz")
+    calls = CALLS[:, : len(ids)]
+    helpers.write_cohort(path, calls, chunks=(256, CHUNK), sample_id=ids)
+    found = files(path)
+    shutil.rmtree(path)
+    return found
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1_800)
+def test_command__killed_at_any_time_and_begun_again(folder: Path, tmp_path: Path):
+    """Real commands with real workers, killed every second or so; readers look on."""
+    settings = write_toml(folder)
+    write(folder / "cohort.vcz", range(N_PEOPLE + N_NEW))
+    twin = tmp_path / "twin"
+    shutil.copytree(folder, twin, symlinks=True)
+    assert call(write_toml(twin), "--workers", "2").returncode == 0
+    command = [str(Path(sys.executable).parent / "streamixture"), "reprocess"]
+    command += [str(settings), "--workers", "2"]
+    n_killed, seconds = 0, 4.0
+    while versions.current(folder / "out") == 1:
+        process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": ROOT})
+        deadline = time.monotonic() + seconds
+        while process.poll() is None and time.monotonic() < deadline:
+            shown = versions.current(folder / "out")
+            assert shown is not None
+            q = read_q(folder, shown)
+            assert len(q) == (N_PEOPLE if shown == 1 else N_PEOPLE + N_NEW)
+            time.sleep(0.02)
+        n_killed += process.poll() is None
+        process.kill()
+        process.wait()
+        seconds += 1.7
+    assert n_killed >= 2
+    done = call(settings, "--workers", "2")
+    assert done.returncode == 0, done.stderr
+    assert versions.numbers(folder / "out") == [1, 2]
+    name = "version-0000000000000002/ancestry.zarr"
+    assert files(folder / "out" / name) == files(twin / "out" / name)
+    assert [e["version"] for e in versions.read_journal(folder / "out")] == [1, 2]
+    assert not (folder / "out" / ".work").exists()
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+def test_command__two_at_once_for_real(folder: Path):
+    settings = write_toml(folder)
+    write(folder / "cohort.vcz", range(N_PEOPLE + N_NEW))
+    command = [str(Path(sys.executable).parent / "streamixture"), "reprocess"]
+    processes = [
+        subprocess.Popen(
+            [*command, str(settings), "--workers", "1"],
+            env={**os.environ, "PYTHONPATH": ROOT},
+        )
+        for _ in range(2)
+    ]
+    statuses = sorted(process.wait() for process in processes)
+    assert statuses == [0, 75]
+    assert versions.numbers(folder / "out") == [1, 2]
