@@ -84,9 +84,9 @@ THREE, FOURTH = [0.3, 0.3, 0.3, 1e-9], [1e-9, 1e-9, 1e-9, 1.0]
 # Of everybody who is ever in the cohort: 200, newcomers like them, and of a fourth
 # population.
 CALLS = np.concatenate(
-    [draw(N_PEOPLE, THREE, 1), draw(60, THREE, 2), draw(60, FOURTH, 3)], axis=1
+    [draw(N_PEOPLE, THREE, 1), draw(60, THREE, 2), draw(56, FOURTH, 3)], axis=1
 )
-GHOSTS = range(N_PEOPLE + 60, N_PEOPLE + 120)
+GHOSTS = range(N_PEOPLE + 60, N_PEOPLE + 116)
 
 
 def write(path: Path, people: Any, calls: np.ndarray = CALLS, **changes: Any) -> None:
@@ -297,7 +297,7 @@ def drifted(begun: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_reprocess__absent_population_is_reported(drifted: Path):
     said = bring_up_to_date(config(drifted))
-    assert said.startswith("published version 2: 60 new people")
+    assert said.startswith("published version 2: 56 new people")
     assert "a refit is due: " in said
     drift = versions.read_record(drifted / "out", 2)["drift"]
     assert drift["newcomers_poorly_described"] > 0.9
@@ -314,7 +314,7 @@ def test_reprocess__refit_keeps_old_populations_in_their_columns(drifted: Path):
     settings = config(drifted, refit="auto", drift=DriftConfig(max_populations=5))
     assert not due.look(settings).is_idle
     said = bring_up_to_date(settings)
-    assert "a new fit of 260 people with K = 4" in said
+    assert "a new fit of 256 people with K = 4" in said
     record = versions.read_record(drifted / "out", 3)
     q = read_q(drifted, 3)
     np.testing.assert_allclose(q[:N_PEOPLE, :3], before[:N_PEOPLE], atol=0.1)
