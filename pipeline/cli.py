@@ -1,7 +1,8 @@
 """The `streamixture` command: the stages of a run, together or each on its own.
 
 In the order of the pipeline: simulate, import, prepare, fit, import-model, apply,
-export, report; `run` is all of it, and `demo` is `run` on the 1000 Genomes people.
+export, report; `run` is all of it, `demo` is `run` on the 1000 Genomes people, and
+`reprocess` brings the results of a run up to date.
 
 Holds no logic, and imports the stages when a command is called: worker processes
 import this module again before their device is set, so jax must not come with it.
@@ -371,6 +372,57 @@ def apply_(
     found = stages.project(model, cohort, output, config, cluster, **options)
     click.echo(f"variants of the model: {found}")
     click.echo(f"ancestry of {cohort}: {output}")
+
+
+@main.command()
+@click.argument("config_path", type=_PATH, metavar="CONFIG.toml")
+@on_workers
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@click.option("--status", is_flag=True, help="List the versions and the last runs.")
+@click.option(
+    "--roll-back",
+    is_flag=False,
+    flag_value=0,
+    type=click.IntRange(min=0),
+    metavar="[VERSION]",
+    help="Publish an earlier version again, by default the one before, until the "
+    "cohort or a setting changes.",
+)
+@click.option(
+    "--force", is_flag=True, help="Compare everybody, though no file changed."
+)
+def reprocess(
+    config_path: Path,
+    where: Watched,
+    dry_run: bool,
+    status: bool,
+    roll_back: int | None,
+    force: bool,
+) -> None:
+    """Bring results up to date with a cohort that grows, as CONFIG.toml says.
+
+    Does nothing if nothing changed.
+    """
+    from pipeline import due, versions
+    from pipeline.reprocess_config import load_reprocess_config
+
+    config = load_reprocess_config(config_path)
+    output = locate(config.output)
+    if status:
+        for line in versions.describe(output):
+            click.echo(line)
+        return
+    if roll_back is not None:
+        shown = versions.roll_back(output, roll_back or None)
+        click.echo(f"{output}: version {shown} is current")
+        return
+    outlook = due.look(config)
+    if dry_run or (outlook.is_idle and not force):
+        click.echo(f"{output}: {outlook.describe()}")
+        return
+    from pipeline import reprocess as stage
+
+    click.echo(f"{output}: {stage.reprocess(config, where.cluster(), force=force)}")
 
 
 @main.command()

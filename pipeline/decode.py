@@ -181,12 +181,15 @@ class BlockTask:
         Number of the block.
     rows
         Its people.
+    source
+        Where they are in the cohort, if the store has not everybody.
     """
 
     url: str
     path: Location
     block: int
     rows: Rows
+    source: Rows | None = None
 
 
 def decode_block(task: BlockTask) -> Encoding | None:
@@ -205,7 +208,7 @@ def decode_block(task: BlockTask) -> Encoding | None:
         swapped = store.read("variant_swapped")
     columns = Columns(index, swapped)
     try:
-        packed = decode_rows(task.url, task.rows, columns, encoding)
+        packed = decode_rows(task.url, task.source or task.rows, columns, encoding)
     except NeedsWiderError as error:
         return error.encoding
     store.write_rows("call_genotype_packed", task.rows, packed)

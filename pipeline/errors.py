@@ -10,7 +10,7 @@ class InputError(ValueError):
 
 
 class BusyError(InputError):
-    """Another run holds the output; exit status 75.
+    """Another run holds the output, or writes the input; exit status 75.
 
     Nothing is wrong with the input: the same command will do when that run is over.
     """

@@ -103,6 +103,17 @@ class RemotePath:
             found = self._filesystem.find(self._path)
         return sorted(p[len(prefix) :] for p in found if p.startswith(prefix))
 
+    def marks(self) -> dict[str, str]:
+        """What tells of each file below that it was written again, in one listing."""
+        prefix = f"{self._path}/"
+        with self._explained("listed"):
+            found = self._filesystem.find(self._path, detail=True)
+        return {
+            path[len(prefix) :]: f"{info.get('size')} {info.get('ETag')}"
+            for path, info in found.items()
+            if path.startswith(prefix)
+        }
+
     def read_bytes(self, start: int | None = None, stop: int | None = None) -> bytes:
         """Bytes of a file, or a range of them."""
         with self._explained("read"):
@@ -224,6 +235,22 @@ def files_below(path: Location) -> list[str]:
         return path.keys()
     found = (item for item in path.rglob("*") if item.is_file())
     return sorted(item.relative_to(path).as_posix() for item in found)
+
+
+def file_marks(path: Location) -> dict[str, str]:
+    """What tells of each file in a folder and below that it was written again.
+
+    Size and time, or an object's size and tag, without reading any.
+    """
+    if isinstance(path, RemotePath):
+        return path.marks()
+    return {key: file_mark(path / key) for key in files_below(path)}
+
+
+def file_mark(path: Path) -> str:
+    """Size of a local file and time of its last change."""
+    status = path.stat()
+    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 def read_range(path: Location, start: int, stop: int) -> bytes:

@@ -139,8 +139,14 @@ def lay_out(
     columns: decode.Columns,
     keys: dict[str, npt.NDArray[Any]],
     encoding: Encoding = GENOTYPES,
+    sample_chunk: int | None = None,
 ) -> Store:
-    """Create a prepared store with everything but the genotypes in it."""
+    """Create a prepared store with everything but the genotypes in it.
+
+    Its chunks are made for a cohort with the given number of people in a chunk, by
+    default that of this one.
+    """
+    sample_chunk = sample_chunk or cohort.sample_chunk
     store = Store.create(path, prepared.KIND)
     write_all(
         store,
@@ -152,7 +158,7 @@ def lay_out(
     if "sample_population" in cohort.dataset:
         labels = cohort.dataset["sample_population"].values.astype(str)
         store.write("sample_population", schema.POPULATION, labels)
-    unit = plan.chunk_people(cohort.sample_chunk)
+    unit = plan.chunk_people(sample_chunk)
     store.lay_out(
         "call_genotype_packed",
         schema.packed_calls(encoding.dtype.name),
@@ -163,7 +169,7 @@ def lay_out(
     store.lay_out(name, schema.PREPARED[name], (cohort.n_samples,), (unit,))
     store.set_attrs(
         source=locate(cohort.url).name,
-        sample_chunk=cohort.sample_chunk,
+        sample_chunk=sample_chunk,
         n_variants=len(columns),
     )
     return store

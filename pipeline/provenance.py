@@ -54,6 +54,15 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def file_digest(path: str) -> str | None:
+    """SHA-256 of a file that the settings name; None where there is none to read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, ValueError):
+        return None
+
+
 @dataclass(frozen=True)
 class ProcessUsage:
     """What one process has used so far."""

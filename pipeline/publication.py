@@ -30,8 +30,15 @@ def new_version(name: str) -> str:
 
 
 def resolve(path: Location) -> Location:
-    """Where a published store or file really is; a local path is itself."""
-    if not isinstance(path, RemotePath) or path.name == RUN_FILE:
+    """Where a published store or file really is; a local path is itself.
+
+    Of a link, what it names now: a reader keeps to one version, though another be
+    published meanwhile.
+    """
+    if not isinstance(path, RemotePath):
+        linked = path.is_symlink() or path.parent.is_symlink()
+        return path.resolve() if linked else path
+    if path.name == RUN_FILE:
         return path
     target = _pointed(path)
     if target is not None:

@@ -180,12 +180,26 @@ REFERENCES = {
         "that of most of their ancestry; NaN where there is no pair.",
     ),
 }
+# What tells who has to be projected again, in the versions of a result.
+REPROCESSED = {
+    "sample_genotype_digest": ArraySpec(
+        ("samples", "digest_words"),
+        "uint64",
+        "Digest of the person's genotypes at the model's variants, 128 bits.",
+    ),
+    "sample_version": ArraySpec(
+        ("samples",),
+        "int64",
+        "Version in which the person came, or their genotypes changed last.",
+    ),
+}
 OPTIONAL_ANCESTRY = {
     "population_id": POPULATION_ID,
     "sample_population": POPULATION,
     "sample_ancestry_proportion_se": STANDARD_ERROR,
     **FIT_CHECK,
     **REFERENCES,
+    **REPROCESSED,
 }
 
 RELATIVES = {

@@ -1,7 +1,6 @@
 """Each stage of the pipeline on its own, from one store to the next."""
 
 import dataclasses
-import hashlib
 import json
 import logging
 import sys
@@ -47,19 +46,10 @@ def provenance_inputs(
         "configuration": config.as_json(),
         "versions": provenance.package_versions(),
     }
-    files = {path: _file_digest(path) for path in config.qc.files}
+    files = {path: provenance.file_digest(path) for path in config.qc.files}
     if files:
         inputs["files"] = files
     return inputs if labels is None else inputs | {"labels": labels.fingerprint}
-
-
-def _file_digest(path: str) -> str | None:
-    """SHA-256 of a file that the settings name; None where there is none to read."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except (OSError, ValueError):
-        return None
 
 
 def describe(source: str, config: RunConfig, inputs: dict[str, Any]) -> dict[str, Any]:
