@@ -190,6 +190,7 @@ def test_labels__are_part_of_what_a_resumed_fit_must_agree_with(tmp_path):
     assert "labels" not in inputs[0]
 
 
+@pytest.mark.soak
 @pytest.mark.skipif(not SHARED.exists(), reason="hapmap3 is not beside the project")
 def test_labels__hapmap3_is_at_the_constrained_optimum(tmp_path):
     lines = (SHARED / "labels.tsv").read_text().splitlines()[1:]
