@@ -43,7 +43,7 @@ KIND = "ancestry"
 FloatArray = npt.NDArray[np.float32]
 
 # A group of people is what one task projects.
-GROUP_PEOPLE = 512
+GROUP_PEOPLE = 256
 _VALUES = {
     name: schema.ANCESTRY[name]
     for name in (

@@ -97,10 +97,12 @@ def sample_bytes(k: int) -> int:
     """Memory that choosing the basis takes for K populations.
 
     >>> sample_bytes(8)
-    33554432
+    6651904
     """
-    # Eight matrices of K^2 values in float64 for each variant of the sample.
-    return 8 * 8 * max(_SAMPLE_VALUES, _LEAST_SAMPLE * k**2)
+    n_models = max(_SAMPLE_VALUES // k**2, _LEAST_SAMPLE)
+    n_models = min(n_models, SAMPLE_PEOPLE) + min(n_models, SAMPLE_VARIANTS)
+    # The models as they come, together and cut into chunks; the curvature of F.
+    return 3 * 4 * (2 * k + k * (k + 1) // 2) * n_models + 8 * 8 * k**4
 
 
 def share_of(
