@@ -112,9 +112,8 @@ def test_run__same_bytes_as_on_local_files_on_workers(
     assert contents(output) == undisturbed
 
 
-@pytest.mark.parametrize(
-    "method", ["likelihood", pytest.param("neural", marks=pytest.mark.soak)]
-)
+@pytest.mark.soak
+@pytest.mark.parametrize("method", ["likelihood", "neural"])
 def test_run__same_bytes_as_on_local_files(
     method: str, cohort: RemotePath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
