@@ -151,13 +151,13 @@ class _Bound(NamedTuple):
     multiplier: Float64[Array, "k n"]
 
 
-def _bound(values: Array, gradient: Array, held: Array | bool, simplex: bool) -> _Bound:
+def _bound(values: Array, gradient: Array, held: Array, simplex: bool) -> _Bound:
     """Which values are free, and the multipliers of those that are not."""
     slope = gradient.astype(jnp.float64)
     if not simplex:
         free = (values > MIN_FREQUENCY) & (values < 1.0 - MIN_FREQUENCY)
         return _Bound(free, jnp.where(free, 0.0, slope))
-    free = (values > 0) & jnp.logical_not(held)[None]
+    free = (values > 0) & ~held[None]
     # A constant in a person's gradient changes nothing, as rows of A keep their sum.
     # Where some are free, it is the multiplier of the sum.
     counted = free | ~jnp.any(free, axis=0, keepdims=True)
