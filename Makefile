@@ -34,8 +34,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: venv
 	$(BIN)/streamixture demo --output $(DEMO_OUTPUT) --overwrite
 
+# A process for each core of two; the tests of a file stay together, with what they share.
 test: venv
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Needs root: Slurm and munge run on this machine for as long as the tests, on loopback.
 test-slurm: venv

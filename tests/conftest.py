@@ -7,8 +7,13 @@ the code gives them.
 
 import os
 
+from pipeline import devices
+
 # Read once, when jax starts its backend: one thread makes sums repeatable and leaves
-# the other cores to the tests' own clusters.
+# the other cores to the tests' own clusters. What one process has compiled, others of
+# the tests and their workers need not.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", devices.compilation_cache())
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault(
     "XLA_FLAGS",

@@ -37,14 +37,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "fast.toml").write_text(CONFIG)
     command = [sys.executable, str(EXAMPLE), "cohort.vcz", "--output", "out"]
     command += ["--config", "fast.toml"]
-    subprocess.run(
-        command,
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": ROOT},
-        check=True,
-        # One core, one worker: most of the time goes into starting them.
-        preexec_fn=lambda: os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]),
-    )
+    cores = os.sched_getaffinity(0)
+    # One core, one worker: most of the time goes into starting them. The command
+    # inherits this thread's core.
+    os.sched_setaffinity(0, [min(cores)])
+    try:
+        environment = {**os.environ, "PYTHONPATH": ROOT}
+        subprocess.run(command, cwd=folder, env=environment, check=True)
+    finally:
+        os.sched_setaffinity(0, cores)
     return folder
 
 
