@@ -24,7 +24,7 @@ MAX_REDUCTIONS = 3
 SMALL_GAIN = 0.1
 
 
-class _Expansion(NamedTuple):
+class Expansion(NamedTuple):
     """F near a basis, in the entries of a further step E: (1 + E) A."""
 
     value: float
@@ -32,8 +32,16 @@ class _Expansion(NamedTuple):
     curvature: Matrix
 
 
-class _Objective:
-    """F of the sample, made to agree at A = 1 with the gradient over everybody."""
+class BasisObjective:
+    """F of a sample, which can be made to agree at A = 1 with the whole's gradient.
+
+    Parameters
+    ----------
+    people, variants
+        Models of a sample of each.
+    weights
+        How many people, and how many variants, one of the sample stands for.
+    """
 
     def __init__(
         self, people: Models, variants: Models, weights: tuple[float, float]
@@ -42,13 +50,12 @@ class _Objective:
         self._weights = weights
         self._correction = np.zeros((len(people.position),) * 2)
 
-    def match(self, gradient: Matrix) -> _Expansion:
-        """Expand F at A = 1, and make its gradient there the given one."""
-        here = self.expand(np.eye(len(gradient)))
+    def match(self, here: Expansion, gradient: Matrix) -> Expansion:
+        """Make the gradient at A = 1, where F was expanded, the given one."""
         self._correction = gradient - here.gradient
         return here._replace(gradient=gradient)
 
-    def expand(self, basis: Matrix) -> _Expansion:
+    def expand(self, basis: Matrix) -> Expansion:
         """Expand F at a basis."""
         k = len(basis)
         of_people: Surface = jax.device_get(
@@ -64,7 +71,7 @@ class _Objective:
         n_people, n_variants = self._weights
         gradient = n_people * of_people.gradient.T - n_variants * of_variants.gradient
         curvature = n_people * turned + n_variants * (of_variants.curvature + second)
-        return _Expansion(
+        return Expansion(
             n_people * float(of_people.value)
             + n_variants * float(of_variants.value)
             + float(np.sum(self._correction * (basis - np.eye(k)))),
@@ -78,7 +85,7 @@ def choose_basis(
     variants: Models,
     *,
     weights: tuple[float, float],
-    gradient: Matrix,
+    gradient: Matrix | None,
     radius: float,
 ) -> Matrix:
     """Choose the populations of the next point, as mixtures of the present ones.
@@ -90,7 +97,7 @@ def choose_basis(
     weights
         How many people, and how many variants, one of the sample stands for.
     gradient
-        Sum of `pull` over everybody and every variant.
+        Sum of `pull` over everybody and every variant; without it, the sample's.
     radius
         Longest step, as the largest sum over a row of the absolute entries of A - 1;
         below 1, so that A has an inverse.
@@ -100,12 +107,16 @@ def choose_basis(
     A, of K rows that each sum to 1: the new P is close to A P, the new Q to Q A^-1.
     The unit matrix where nothing is gained.
     """
-    k = len(gradient)
+    k = len(people.position)
     basis = np.eye(k)
-    if k == 1 or radius == 0 or not np.isfinite(gradient).all():
+    if k == 1 or radius == 0:
         return basis
-    objective = _Objective(people, variants, weights)
-    here, first_gain = objective.match(gradient), 0.0
+    objective = BasisObjective(people, variants, weights)
+    here, first_gain = objective.expand(basis), 0.0
+    if gradient is not None:
+        here = objective.match(here, gradient)
+    if not np.isfinite(here.gradient).all():
+        return basis
     for _ in range(MAX_NEWTON_STEPS):
         step = _newton_step(here, radius)
         for _ in range(MAX_REDUCTIONS):
@@ -128,10 +139,15 @@ def _length(step: Matrix) -> float:
     return float(np.abs(step).sum(axis=1).max())
 
 
-def _newton_step(here: _Expansion, radius: float) -> Matrix:
+def row_directions(k: int) -> Matrix:
+    """Orthonormal steps of a K x K matrix whose rows keep their sums, one a column."""
+    return np.kron(np.eye(k), scipy.linalg.helmert(k).T)
+
+
+def _newton_step(here: Expansion, radius: float) -> Matrix:
     """Newton step whose rows sum to zero, no longer than the radius."""
     k = len(here.gradient)
-    directions = np.kron(np.eye(k), scipy.linalg.helmert(k).T)
+    directions = row_directions(k)
     slope = directions.T @ here.gradient.ravel()
     curvature = -directions.T @ here.curvature.reshape(k * k, k * k) @ directions
     scale = float(np.abs(np.diagonal(curvature)).max())

@@ -10,8 +10,8 @@ nearly independent of each other, in place of the likelihood's word for their va
 
 with s the sum of the s_b, m_b the variants of block b of B, and M those of all. This is
 the infinitesimal form of the jackknife that deletes a block at a time, and needs one
-pass over the genotypes. P is treated as known: the errors are those of the shares of
-the populations as fitted.
+pass over the genotypes. P is treated as known, unless the error of the populations is
+given (`population_error`), which adds to each person's noise and moves them together.
 
 A proportion at zero stays there under small changes of the data, so it does not move
 with the others. In other samples it would leave zero where its score, negative here,
@@ -52,6 +52,22 @@ from estimator.quadratic import RIDGE, eliminate, pair_indices, symmetric_from_p
 MAX_STANDARD_ERROR = 0.5
 
 _product = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+
+
+class PopulationError(NamedTuple):
+    """What the error of the fitted populations adds to that of a person's Q.
+
+    Attributes
+    ----------
+    noise
+        What the noise of P adds to a person's Hessian, for each called genotype.
+    basis
+        For each population a matrix whose quadratic form in a person's Q is the mean
+        square that the error of the basis gives to that entry of it.
+    """
+
+    noise: Float32[Array, "k k"] | Float32[np.ndarray, "k k"]
+    basis: Float32[Array, "k k k"] | Float32[np.ndarray, "k k k"]
 
 
 class BlockPieces(NamedTuple):
@@ -227,6 +243,9 @@ def standard_errors(
     hessian: Float32[Array, "people pairs"],
     score: Ancestry,
     scatter: Float32[Array, "people pairs"] | None = None,
+    *,
+    error: PopulationError | None = None,
+    n_called: Float32[Array, " people"] | None = None,
 ) -> Ancestry:
     """Standard error of every entry of Q.
 
@@ -241,6 +260,10 @@ def standard_errors(
         Gradient of the same.
     scatter
         Of the blocks' scores; without it, the observed information alone.
+    error
+        Of the fitted populations; without it, they are taken as known.
+    n_called
+        Called genotypes of each person, with `error`.
 
     Returns
     -------
@@ -251,16 +274,27 @@ def standard_errors(
     free = ancestry.T > 0
     full = symmetric_from_pairs(hessian.T, k)
     largest = MAX_STANDARD_ERROR**2
+    informative, middle = full, None
+    if scatter is not None:
+        middle = symmetric_from_pairs(scatter.T, k)
+    shared = jnp.zeros_like(ancestry.T)
+    if error is not None:
+        assert n_called is not None, "the noise of P is that of called genotypes"
+        informative = full - jnp.asarray(error.noise)[:, :, None] * n_called[None, None]
+        middle = full if middle is None else middle
+        q = ancestry.T
+        turned = _product(jnp.asarray(error.basis).reshape(k * k, k), q)
+        shared = jnp.sum(turned.reshape(k, k, -1) * q[None], axis=1)
 
     def variance(population: Array) -> Array:
         own = jnp.arange(k) == population
-        direction = _direction(full, free | own[:, None], own)
+        direction = _direction(informative, free | own[:, None], own)
         informed = jnp.sum(jnp.where(own[:, None], direction, 0.0), axis=0)
         estimated = informed
-        if scatter is not None:
-            middle = symmetric_from_pairs(scatter.T, k)
+        if middle is not None:
             spread = jnp.sum(middle * direction[None], axis=1)
             estimated = jnp.sum(direction * spread, axis=0)
+        estimated += jnp.sum(jnp.where(own[:, None], shared, 0.0), axis=0)
         is_free = jnp.any(free & own[:, None], axis=0)
         step = jnp.sum(direction * score.T, axis=0)
         estimated = jnp.where(is_free, estimated, _bounded_variance(step, estimated))

@@ -20,6 +20,7 @@ from estimator.likelihood import pad_shard, tile_shape
 from estimator.packing import PackedArray, count_called
 from estimator.projection import Projection, project_ancestry
 from estimator.relaxation import fix_ancestry
+from estimator.uncertainty import PopulationError
 from pipeline import bundle, fit_check, plan, schema, stream
 from pipeline.config import ApplyConfig
 from pipeline.errors import InputError
@@ -283,6 +284,7 @@ def _submit_block(
 class _Loaded(NamedTuple):
     encoder: Encoder
     device: DeviceModel
+    error: PopulationError | None
 
 
 # The model that this worker used last, by path and fingerprint.
@@ -296,7 +298,7 @@ def _load(projector: _Projector) -> _Loaded:
         device = lay_out_model(model.frequencies, model.encoder.projector, tile_shape())
         _loaded.clear()
         stream.release_shards()
-        _loaded[key] = _Loaded(model.encoder, device)
+        _loaded[key] = _Loaded(model.encoder, device, model.error)
     return _loaded[key]
 
 
@@ -314,7 +316,7 @@ def _project(
     fixed: npt.NDArray[np.int16] | None,
 ) -> _Projected:
     """Find the Q of people who are padded to whole tiles."""
-    encoder, device = _load(projector)
+    encoder, device, _ = _load(projector)
     genotypes = jnp.asarray(padded)
     features = device.features(
         genotypes, jnp.asarray(count_called(padded).astype(np.float32))
@@ -349,7 +351,7 @@ def _project_candidates(
 
 
 def _project_group(task: _GroupTask) -> _Group:
-    device = _load(task.projector).device
+    _, device, error = _load(task.projector)
     packed = read_rows(open_store(task.projector.prepared_path), task.rows)
     projected = _project(task.projector, pad_shard(packed, device.tile), task.fixed)
     genotypes, encoded, (on_device, log_likelihood) = projected
@@ -357,7 +359,9 @@ def _project_group(task: _GroupTask) -> _Group:
     ancestry = np.array(on_device)[: len(packed)]
     values: dict[str, npt.NDArray[Any]] = {}
     if task.errors is not None:
-        errors = group_errors(task.errors, genotypes, on_device, device)
+        errors = group_errors(
+            task.errors, genotypes, on_device, n_called, device, error
+        )
         errors = errors[: len(packed)]
         if task.fixed is not None:
             errors[task.fixed >= 0] = 0

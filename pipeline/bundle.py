@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from estimator.config import AncestryEstimatorConfig
 from estimator.training import Projector, Weights
+from estimator.uncertainty import PopulationError
 from pipeline import genome_build, schema
 from pipeline.config import NEURAL
 from pipeline.errors import InputError
@@ -36,10 +37,13 @@ class Model:
         P, shape (populations, variants), float32.
     encoder
         The trained encoder.
+    error
+        Of the populations; None where the fit told none.
     """
 
     frequencies: npt.NDArray[np.float32]
     encoder: Encoder
+    error: PopulationError | None = None
 
 
 def save_model(
@@ -55,7 +59,7 @@ def save_model(
     write_model(
         path,
         keys,
-        Model(fitted.point.frequencies, encoder),
+        Model(fitted.point.frequencies, encoder, fitted.error),
         {
             "log_likelihood_trace": fitted.trace,
             # A joint training ends after its epochs, and shows nothing of the kind.
@@ -108,6 +112,10 @@ def write_model(
     if population_names:
         names = np.array(population_names)
         store.write("population_id", schema.POPULATION_ID, names)
+    if model.error is not None:
+        parts = zip(_ERROR, model.error, strict=True)
+        error = {name: np.asarray(part) for name, part in parts}
+        write_all(store, schema.POPULATION_ERROR, error)
     for name, values in _flatten(model.encoder.weights):
         dims = tuple(f"{name}.{axis}" for axis in range(values.ndim))
         spec = schema.ArraySpec(dims, "float32", "Weights of one encoder layer.")
@@ -143,10 +151,12 @@ def load_model(path: Location) -> Model:
 
 _FREQUENCY = "variant_population_frequency"
 _PROJECTOR = ("variant_encoder_projection", "variant_encoder_centre")
+# In the order of `PopulationError`.
+_ERROR = tuple(schema.POPULATION_ERROR)
 
 
 def _is_part(name: str) -> bool:
-    return name in (_FREQUENCY, *_PROJECTOR) or name.startswith(_WEIGHT)
+    return name in (_FREQUENCY, *_PROJECTOR, *_ERROR) or name.startswith(_WEIGHT)
 
 
 def parts_of_model(names: Iterable[Any]) -> list[str]:
@@ -185,7 +195,10 @@ def model_of(arrays: Mapping[str, npt.NDArray[Any]], attrs: Mapping[str, Any]) -
             if name.startswith(_WEIGHT)
         }
     )
-    return Model(frequencies, Encoder(config, weights, projector))
+    error = None
+    if all(name in arrays for name in _ERROR):
+        error = PopulationError(*(arrays[name] for name in _ERROR))
+    return Model(frequencies, Encoder(config, weights, projector), error)
 
 
 def _flatten(

@@ -1,9 +1,10 @@
 """Checkpoints of the fit and of the training: all that a resume needs.
 
 Each round of the fit has the point it evaluated, that point's map and its relaxation,
-as three pairs of .npy files that workers open by slices. A small JSON file, written
-last, says which rounds the search still refers to; files of other rounds are deleted. A
-state of training is one .npz file, rewritten every so often.
+as three pairs of .npy files that workers open by slices, and the models that chose its
+basis, in an .npz file. A small JSON file, written last, says which rounds the search
+still refers to; files of other rounds are deleted. A state of training is one .npz
+file, rewritten every so often.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from estimator.acceleration import Evaluation, Point, Search
+from estimator.basis import Models
 from pipeline import provenance
 from pipeline.location import Location, read_range, replacing
 
@@ -45,6 +47,11 @@ def point_name(round_number: int) -> str:
     return f"point-{round_number:05d}"
 
 
+def samples_path(folder: Location, round_number: int) -> Location:
+    """File of the models that chose a round's basis."""
+    return folder / f"models-{round_number:05d}-sample.npz"
+
+
 def _mapped_name(round_number: int) -> str:
     return f"mapped-{round_number:05d}"
 
@@ -70,6 +77,21 @@ def load_point(folder: Location, name: str) -> Point:
         load_array(ancestry_path(folder, name)),
         load_array(frequencies_path(folder, name)),
     )
+
+
+def save_samples(path: Location, people: Models, variants: Models) -> None:
+    """Write the models that chose a round's basis."""
+    with replacing(path) as file:
+        np.savez(file, *people, *variants)
+
+
+def load_samples(path: Location) -> tuple[Models, Models]:
+    """Read the models of people, and those of variants, that chose a round's basis."""
+    with path.open("rb") as file:
+        saved = np.load(file, allow_pickle=False)
+        values = [saved[f"arr_{i}"] for i in range(2 * len(Models._fields))]
+    half = len(values) // 2
+    return Models(*values[:half]), Models(*values[half:])
 
 
 def load_array(path: Location) -> npt.NDArray[np.float32]:
@@ -175,7 +197,7 @@ def load_search(folder: Location, search: Search) -> tuple[Search, int] | None:
 
 def _delete_others(folder: Location, rounds: set[int]) -> None:
     for path in folder.iterdir():
-        if fnmatch(path.name, "*-?????-*.npy"):
+        if fnmatch(path.name, "*-?????-*.np[yz]"):
             if int(path.name.split("-")[1]) not in rounds:
                 path.unlink()
 

@@ -7,8 +7,12 @@ which are the checkpoint.
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from estimator.acceleration import Point, Search, advance, propose
-from pipeline import checkpoint, rounds
+from estimator.uncertainty import PopulationError
+from pipeline import checkpoint, rounds, steps
 from pipeline.config import LIKELIHOOD, FitConfig
 from pipeline.location import Location
 from pipeline.prepared import Prepared, open_store
@@ -38,6 +42,8 @@ class FitResult:
         Times the genotypes were read from first to last.
     method
         What fitted it: "likelihood" or "neural".
+    error
+        Of the populations, for standard errors; None where it is not known.
     """
 
     point: Point
@@ -46,6 +52,7 @@ class FitResult:
     converged: bool
     data_passes: int
     method: str = LIKELIHOOD
+    error: PopulationError | None = None
 
 
 def fit(
@@ -80,7 +87,8 @@ def fit(
         If there are fewer people or variants than populations.
     """
     tasks = rounds.shard_tasks(prepared, config, stamp)
-    n_called = _count_called(prepared)
+    called = open_store(prepared.path).read("sample_n_called")[prepared.in_fit]
+    n_called = int(called.sum())
     fresh = Search(tolerance=config.tolerance * n_called, n_secants=config.n_secants)
     resumed = checkpoint.load_search(folder, fresh)
     if resumed is None:
@@ -109,15 +117,34 @@ def fit(
             )
     assert search.best is not None, "at least one round was evaluated"
     trace = checkpoint.load_trace(folder)
+    samples = checkpoint.samples_path(folder, search.best.round_number)
     return FitResult(
         point=search.result,
         log_likelihood=search.best.log_likelihood,
         trace=trace,
         converged=search.converged,
         data_passes=len(trace) + PASSES_BEFORE_ROUNDS,
+        error=_estimate_error(cluster, search.result, called, samples, seed),
     )
 
 
-def _count_called(prepared: Prepared) -> int:
-    store = open_store(prepared.path)
-    return int(store.read("sample_n_called")[prepared.in_fit].sum())
+def _estimate_error(
+    cluster: Cluster,
+    point: Point,
+    called: npt.NDArray[np.int64],
+    samples: Location,
+    seed: int,
+) -> PopulationError:
+    """Error of the populations, estimated by a worker."""
+    n_variants = point.frequencies.shape[1]
+    weighted = point.ancestry * (called / n_variants)[:, None]
+    return cluster.result(
+        cluster.submit(
+            steps.estimate_error,
+            samples,
+            (len(called), n_variants),
+            weighted.T @ point.ancestry.astype(float),
+            float(called.mean()),
+            seed,
+        )
+    )

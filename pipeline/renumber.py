@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from estimator.metrics import match_components
+from estimator.uncertainty import PopulationError
 from pipeline import schema
 from pipeline.bundle import Model, load_model, write_model
 from pipeline.location import Location
@@ -93,4 +94,9 @@ def renumber_model(path: Location, target: Location, order: Order) -> None:
     }
     encoder = Encoder(model.encoder.config, weights, model.encoder.projector)
     frequencies = np.ascontiguousarray(model.frequencies[order])
-    write_model(target, keys, Model(frequencies, encoder), attrs)
+    error = model.error
+    if error is not None:
+        error = PopulationError(
+            error.noise[np.ix_(order, order)], error.basis[np.ix_(order, order, order)]
+        )
+    write_model(target, keys, Model(frequencies, encoder, error), attrs)

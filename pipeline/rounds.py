@@ -162,7 +162,8 @@ def evaluate(
         for part, worker in parts
     ]
     shares = [share for _, share in told]
-    basis = submit(steps.find_basis, shards.shares, shares, counts, radius)
+    samples = checkpoint.samples_path(folder, round_number)
+    basis = submit(steps.find_basis, shards.shares, shares, counts, radius, samples)
     people = [
         submit(steps.move_people, each, len(task.fit_rows), basis, worker=worker)
         for each, (task, _, worker) in zip(shards.people, placed, strict=True)

@@ -111,6 +111,22 @@ MODEL = {
     ),
 }
 
+# Of a model that was fitted to the maximum of the likelihood.
+POPULATION_ERROR = {
+    "population_frequency_noise": ArraySpec(
+        ("populations_0", "populations_1"),
+        "float32",
+        "What the noise of P adds to the Hessian of a person's log-likelihood in Q, "
+        "for each called genotype.",
+    ),
+    "population_basis_mean_square": ArraySpec(
+        ("populations", "populations_0", "populations_1"),
+        "float32",
+        "For each population a matrix whose quadratic form in a person's Q is the mean "
+        "square error of that entry of it which all people share.",
+    ),
+}
+
 ANCESTRY = {
     **VARIANT_KEYS,
     "variant_population_frequency": MODEL["variant_population_frequency"],
@@ -137,8 +153,8 @@ POPULATION = ArraySpec(
 STANDARD_ERROR = ArraySpec(
     ("samples", "populations"),
     "float32",
-    "Standard error of Q given P, in [0, 0.5]; 0 where Q was given, NaN for a person "
-    "without any called genotype.",
+    "Standard error of Q, in [0, 0.5], with the error of the populations where the "
+    "model has it; 0 where Q was given, NaN for a person without any called genotype.",
 )
 POPULATION_ID = ArraySpec(
     ("populations",),

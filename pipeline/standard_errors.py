@@ -5,13 +5,20 @@ everybody.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
 from estimator.likelihood import ancestry_statistics
-from estimator.uncertainty import block_scores, cut_blocks, standard_errors
+from estimator.uncertainty import (
+    PopulationError,
+    block_scores,
+    cut_blocks,
+    standard_errors,
+)
 from pipeline.config import JACKKNIFE, NO_ERRORS, ApplyConfig
 from pipeline.minibatch import DeviceModel
 from pipeline.variant_blocks import plan_variant_blocks
@@ -44,7 +51,12 @@ def plan_errors(config: ApplyConfig, contigs: npt.NDArray[np.str_]) -> ErrorPlan
 
 
 def group_errors(
-    plan: ErrorPlan, packed: jax.Array, ancestry: jax.Array, model: DeviceModel
+    plan: ErrorPlan,
+    packed: jax.Array,
+    ancestry: jax.Array,
+    n_called: npt.NDArray[np.int64],
+    model: DeviceModel,
+    error: PopulationError | None,
 ) -> FloatArray:
     """Standard errors of Q of some people.
 
@@ -56,14 +68,21 @@ def group_errors(
         Their genotypes, padded to whole tiles.
     ancestry
         Q at the maximum, of as many rows.
+    n_called
+        Called genotypes of each person; those who only fill the tiles have none.
     model
         P on this worker's device.
+    error
+        Of the populations, where it is known.
     """
+    filled = np.zeros(len(ancestry), np.float32)
+    filled[: len(n_called)] = n_called
+    of_populations = partial(standard_errors, error=error, n_called=jnp.asarray(filled))
     arguments = (packed, ancestry, model.frequencies)
     if plan.method == JACKKNIFE:
         pieces, width = cut_blocks(np.array(plan.bounds), model.tile)
         scores = block_scores(*arguments, pieces, tile=model.tile, width=width)
-        return np.array(standard_errors(ancestry, *scores))
+        return np.array(of_populations(ancestry, *scores))
     statistics = ancestry_statistics(*arguments, tile=model.tile)
     hessian, gradient = statistics.hessian, statistics.gradient
-    return np.array(standard_errors(ancestry, hessian, gradient))
+    return np.array(of_populations(ancestry, hessian, gradient))

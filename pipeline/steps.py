@@ -5,6 +5,7 @@ first steps P as it is and tells where the basis is pulled (`estimator.basis`); 
 task has chosen the basis from all that was told, people and variants are stepped in it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,6 +23,8 @@ from estimator.basis import (
 from estimator.basis_choice import choose_basis
 from estimator.likelihood import untile_variants
 from estimator.packing import VARIANTS_PER_BYTE
+from estimator.population_error import population_error
+from estimator.uncertainty import PopulationError
 from pipeline import checkpoint
 from pipeline.location import Location
 from pipeline.tasks import Cluster, Future
@@ -180,20 +183,49 @@ def _tile_padding(tiles: FloatArray, n_tiles: int) -> list[tuple[int, int]]:
 
 
 def find_basis(
-    people: list[Share], variants: list[Share], counts: tuple[int, int], radius: float
+    people: list[Share],
+    variants: list[Share],
+    counts: tuple[int, int],
+    radius: float,
+    path: Location,
 ) -> Matrix:
-    """Choose the basis from what all people and all variants told."""
+    """Choose the basis from what all people and all variants told.
+
+    The samples are written to a file, for `estimate_error` once the fit has ended.
+    """
     samples = [_together(shares) for shares in (people, variants)]
     pulls = [share.pull for share in (*people, *variants)]
-    n_people, n_variants = (
-        count / len(sample.held) for count, sample in zip(counts, samples, strict=True)
-    )
+    checkpoint.save_samples(path, *samples)
     return choose_basis(
         *samples,
-        weights=(n_people, n_variants),
+        weights=_weights(samples, counts),
         gradient=np.sum(pulls, axis=0),
         radius=radius,
     )
+
+
+def estimate_error(
+    path: Location,
+    counts: tuple[int, int],
+    information: Matrix,
+    n_called: float,
+    seed: int,
+) -> PopulationError:
+    """Error of the populations, from the samples of the round that was the best."""
+    samples = checkpoint.load_samples(path)
+    return population_error(
+        *samples,
+        weights=_weights(samples, counts),
+        information=information,
+        n_called=n_called,
+        seed=seed,
+    )
+
+
+def _weights(samples: Sequence[Models], counts: tuple[int, int]) -> tuple[float, float]:
+    """People, and variants, that one of the sample stands for."""
+    people, variants = samples
+    return counts[0] / len(people.held), counts[1] / len(variants.held)
 
 
 def _together(shares: list[Share]) -> Models:

@@ -199,9 +199,13 @@ def test_choose_basis__a_sample_is_held_to_the_gradient_over_everybody():
 @pytest.mark.parametrize(("k", "radius"), [(1, 0.4), (K, 0.0)])
 def test_choose_basis__has_no_choice(k, radius):
     rng = np.random.default_rng(8)
+    of_people, of_variants = (
+        Models(m.position[:k], m.gradient[:k], m.hessian[: k * (k + 1) // 2], m.held)
+        for m in (people(), variants())
+    )
     chosen = choose_basis(
-        people(),
-        variants(),
+        of_people,
+        of_variants,
         weights=(1, 1),
         gradient=rng.normal(size=(k, k)),
         radius=radius,

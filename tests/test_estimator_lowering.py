@@ -242,7 +242,10 @@ CASES = {
     "standard_errors": lambda: (
         uncertainty.standard_errors,
         (Q, f32(N_PEOPLE, PAIRS), Q, f32(N_PEOPLE, PAIRS)),
-        {},
+        {
+            "error": uncertainty.PopulationError(f32(K, K), f32(K, K, K)),
+            "n_called": f32(N_PEOPLE),
+        },
     ),
     "reference_residuals": lambda: (
         residuals.reference_residuals,

@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -8,6 +9,7 @@ import xarray as xr
 from estimator import training
 from estimator.acceleration import Point
 from estimator.config import AncestryEstimatorConfig
+from estimator.uncertainty import PopulationError
 from pipeline import bundle, schema
 from pipeline.errors import InputError
 from pipeline.fit import FitResult
@@ -31,7 +33,11 @@ def _fitted() -> FitResult:
         rng.dirichlet(np.ones(K), N_PEOPLE).astype(np.float32),
         rng.uniform(0.1, 0.9, (K, N_VARIANTS)).astype(np.float32),
     )
-    return FitResult(point, -12.5, [-20.0, -12.5], True, 4)
+    error = PopulationError(
+        rng.normal(size=(K, K)).astype(np.float32),
+        rng.normal(size=(K, K, K)).astype(np.float32),
+    )
+    return FitResult(point, -12.5, [-20.0, -12.5], True, 4, error=error)
 
 
 def _encoder(fitted: FitResult, hidden_dims: tuple[int, ...]) -> Encoder:
@@ -72,6 +78,17 @@ def test_load_model__is_what_was_saved(tmp_path, hidden_dims):
     for name, values in encoder.projector._asdict().items():
         np.testing.assert_array_equal(getattr(model.encoder.projector, name), values)
     _assert_same_weights(model.encoder.weights, encoder.weights)
+    assert model.error is not None
+    assert fitted.error is not None
+    np.testing.assert_array_equal(model.error.noise, fitted.error.noise)
+    np.testing.assert_array_equal(model.error.basis, fitted.error.basis)
+
+
+def test_load_model__of_a_fit_that_tells_no_error(tmp_path):
+    fitted = dataclasses.replace(_fitted(), error=None)
+    path = tmp_path / "model.zarr"
+    bundle.save_model(path, _prepared(tmp_path), fitted, _encoder(fitted, ()), {})
+    assert bundle.load_model(path).error is None
 
 
 def test_load_model__encodes_as_before(tmp_path):

@@ -393,15 +393,17 @@ def test_renumber_model__encoder_and_projection_follow(begun: Path, tmp_path: Pa
     model, turned = begun / "out" / "model.zarr", tmp_path / "turned.zarr"
     renumber_model(model, turned, order)
     # The encoder's own answer, which nothing puts right.
-    alone = ApplyConfig(refine=0, standard_errors="none", fit_check_people=0)
-    found = []
+    alone = ApplyConfig(refine=0, standard_errors="information", fit_check_people=0)
+    found, errors = [], []
     for path in (model, turned):
         output = tmp_path / f"of-{path.name}"
         settings = RunConfig(apply=alone)
         stages.project(path, str(begun / "cohort.vcz"), output, settings, SERIAL)
         store = Store.open(output, "ancestry")
         found.append(store.read("sample_ancestry_proportion"))
+        errors.append(store.read("sample_ancestry_proportion_se"))
     np.testing.assert_allclose(found[1], found[0][:, order], atol=1e-6)
+    np.testing.assert_allclose(errors[1], errors[0][:, order], rtol=1e-3, atol=1e-5)
     assert not np.allclose(found[1], found[0], atol=1e-3)
     frequencies = load_model(model).frequencies
     np.testing.assert_array_equal(load_model(turned).frequencies, frequencies[order])

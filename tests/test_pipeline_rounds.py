@@ -108,7 +108,7 @@ def test_move_variants__in_the_old_basis_is_the_plain_step(tmp_path: Path):
     np.testing.assert_array_equal(moved, plain)
 
 
-def test_find_basis__weighs_samples_by_what_they_stand_for():
+def test_find_basis__weighs_samples_by_what_they_stand_for(tmp_path: Path):
     rng = np.random.default_rng(3)
     n_pairs = K * (K + 1) // 2
 
@@ -124,5 +124,12 @@ def test_find_basis__weighs_samples_by_what_they_stand_for():
     p = rng.uniform(0.001, 0.999, (K, 60)).astype(np.float32)
     people, variants = share(40, q), share(60, p)
     # A pull of zero everywhere is a maximum, however large the cohort.
-    chosen = steps.find_basis([people], [variants], (4_000, 6_000), 0.4)
+    file = tmp_path / "models.npz"
+    chosen = steps.find_basis([people], [variants], (4_000, 6_000), 0.4, file)
     np.testing.assert_allclose(chosen, np.eye(K), atol=1e-9)
+    # They are kept for the error of the populations.
+    for kept, share_ in zip(
+        checkpoint.load_samples(file), (people, variants), strict=True
+    ):
+        for one, other in zip(kept, share_.sample, strict=True):
+            np.testing.assert_array_equal(one, other)

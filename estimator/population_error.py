@@ -1,0 +1,183 @@
+"""Error of the fitted populations, which the ancestry of everybody shares.
+
+The standard error of a person's Q given P (`uncertainty`) leaves out that P was
+estimated from the same genotypes. Two things are missing.
+
+P has noise at every variant. With V_j the covariance of column j of P, a person's
+Hessian sum_j w_ij P_j P_j' counts the noise as differences between populations, and is
+too large by S = sum_j w_ij V_j; and the person's own noise falls on that of P. With H
+the Hessian found, the covariance of their Q is (H - S)^-1 H (H - S)^-1. As V_j is
+(sum_i w_ij Q_i Q_i')^-1, and w_ij varies little between people, S is close to
+(sum_i Q_i Q_i')^-1 for every called genotype.
+
+And Q A^-1, A P fit as well as Q, P but for the bounds (`basis`), which tell the basis A
+with an error that moves everybody. Its covariance is the inverse of the curvature of F.
+It also has a bias: where people have none of some population, noise takes half of them
+below zero, and F rises when the populations move apart until they are inside. The bias
+is that of fits to quadratic models of people and variants drawn about a truth, which is
+the fit with the bias found so far undone and with what is below one standard error of
+zero at zero.
+
+References
+----------
+Efron and Tibshirani (1993), An Introduction to the Bootstrap. Parametric bootstrap.
+Benaych-Georges and Nadakuditi (2012), Journal of Multivariate Analysis 111:120-135.
+The same factor, for singular vectors.
+"""
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg
+
+from estimator.basis import Matrix, Models
+from estimator.basis_choice import BasisObjective, choose_basis, row_directions
+from estimator.config import MIN_FREQUENCY
+from estimator.quadratic import RIDGE, pair_indices
+from estimator.uncertainty import MAX_STANDARD_ERROR, PopulationError
+
+Matrices = npt.NDArray[np.float64]
+
+# Draws that find the bias, and how many of the last of them are averaged.
+DRAWS = 12
+AVERAGED = 6
+# Share of the way to what a draw says.
+_GAIN = 0.7
+# As in the rounds of the fit.
+_RADIUS = 0.4
+# Noise of P beyond this share of the differences is not told from them.
+MAX_NOISE = 0.5
+
+
+def population_error(
+    people: Models,
+    variants: Models,
+    *,
+    weights: tuple[float, float],
+    information: Matrix,
+    n_called: float,
+    seed: int,
+) -> PopulationError:
+    """Estimate the error of fitted populations from models at the maximum.
+
+    Parameters
+    ----------
+    people, variants
+        Models of a sample of each.
+    weights
+        How many people, and how many variants, one of the sample stands for.
+    information
+        Sum over everybody in the fit of Q_i Q_i', times the share of called genotypes.
+    n_called
+        Mean number of a person's called genotypes.
+    seed
+        Of the draws.
+    """
+    k = len(information)
+    if k == 1:
+        return PopulationError(
+            np.zeros((1, 1), np.float32), np.zeros((1, 1, 1), np.float32)
+        )
+    noise = _frequency_noise(people, information, n_called)
+    covariance = _basis_covariance(people, variants, weights)
+    bias = _basis_bias(people, variants, weights, seed)
+    squares = np.einsum("akck->kac", covariance) + np.einsum("ak,ck->kac", bias, bias)
+    return PopulationError(noise.astype(np.float32), squares.astype(np.float32))
+
+
+def _frequency_noise(people: Models, information: Matrix, n_called: float) -> Matrix:
+    """S for one called genotype, at most a share of what the Hessian has for one."""
+    within = scipy.linalg.helmert(len(information)).T
+    noise = np.linalg.pinv(information, hermitian=True)
+    hessian = _full(people.hessian, len(information)).mean(axis=0) / n_called
+    floor = RIDGE * np.trace(hessian) * np.eye(within.shape[1])
+    largest = scipy.linalg.eigh(
+        within.T @ noise @ within,
+        within.T @ hessian @ within + floor,
+        eigvals_only=True,
+    )[-1]
+    return noise * min(1.0, MAX_NOISE / max(largest, np.finfo(float).tiny))
+
+
+def _basis_covariance(
+    people: Models, variants: Models, weights: tuple[float, float]
+) -> Matrices:
+    """Covariance of the entries of A, indexed as (a, b, c, d)."""
+    k = len(people.position)
+    curvature = BasisObjective(people, variants, weights).expand(np.eye(k)).curvature
+    directions = row_directions(k)
+    values, vectors = np.linalg.eigh(
+        -directions.T @ curvature.reshape(k * k, k * k) @ directions
+    )
+    # A basis that nothing tells has an error as large as any.
+    values = np.maximum(values, MAX_STANDARD_ERROR**-2)
+    root = directions @ (vectors / np.sqrt(values))
+    return (root @ root.T).reshape(k, k, k, k)
+
+
+def _basis_bias(
+    people: Models, variants: Models, weights: tuple[float, float], seed: int
+) -> Matrix:
+    """Mean of A - 1 when the populations that are there are the unit matrix."""
+    rng = np.random.default_rng(seed)
+    k = len(people.position)
+    errors = _errors(people, k)
+    roots = [_root(models, k) for models in (people, variants)]
+    bias, found = np.zeros((k, k)), []
+    for _ in range(DRAWS):
+        truth = _undo(people, variants, bias, errors)
+        drawn = [
+            models._replace(gradient=_draw(root, rng))
+            for models, root in zip(truth, roots, strict=True)
+        ]
+        fitted = choose_basis(*drawn, weights=weights, gradient=None, radius=_RADIUS)
+        bias = bias + _GAIN * (fitted - np.eye(k) - bias)
+        found.append(bias)
+    return np.mean(found[-AVERAGED:], axis=0)
+
+
+def _undo(
+    people: Models, variants: Models, bias: Matrix, errors: Matrix
+) -> tuple[Models, Models]:
+    """Models expanded at what, with this bias, would have been fitted as it was."""
+    basis = np.eye(len(bias)) + bias
+    q = basis.T @ people.position
+    q = np.where((q < errors) & (q < q.max(axis=0)), 0.0, q)
+    q = np.where(people.held, people.position, q / q.sum(axis=0))
+    p = np.linalg.solve(basis, np.asarray(variants.position, float))
+    p = np.clip(p, MIN_FREQUENCY, 1 - MIN_FREQUENCY)
+    return (
+        people._replace(position=q.astype(np.float32)),
+        variants._replace(position=p.astype(np.float32)),
+    )
+
+
+def _full(hessian: npt.ArrayLike, k: int) -> Matrices:
+    """K x K matrices from K(K+1)/2 entries of each."""
+    first, second = pair_indices(k)
+    full = np.zeros((np.shape(hessian)[1], k, k))
+    full[:, first, second] = full[:, second, first] = np.asarray(hessian, float).T
+    return full
+
+
+def _errors(people: Models, k: int) -> Matrix:
+    """Standard errors of Q given P where nothing is at a bound, one person a column."""
+    within = scipy.linalg.helmert(k).T
+    reduced = within.T @ _full(people.hessian, k) @ within
+    scale = np.trace(reduced, axis1=1, axis2=2)[:, None, None]
+    ridge = (RIDGE * scale + np.finfo(np.float32).tiny) * np.eye(k - 1)
+    inverse = np.linalg.inv(reduced + ridge)
+    return np.sqrt(np.einsum("ka,nab,kb->kn", within, inverse, within))
+
+
+def _root(models: Models, k: int) -> Matrices:
+    """Matrices L with LL' = H, the covariance of the scores."""
+    full = _full(models.hessian, k)
+    scale = np.trace(full, axis1=1, axis2=2)[:, None, None]
+    ridge = (RIDGE * scale + np.finfo(np.float32).tiny) * np.eye(k)
+    return np.linalg.cholesky(full + ridge)
+
+
+def _draw(root: Matrices, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """Scores of a draw, one a column."""
+    normal = rng.standard_normal(root.shape[:2])
+    return np.einsum("nab,nb->an", root, normal).astype(np.float32)

@@ -1,0 +1,187 @@
+"""What the fit's own error adds to standard errors: exact parts, and whole fits."""
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from estimator import likelihood
+from estimator.basis import Models
+from estimator.metrics import match_components
+from estimator.population_error import MAX_NOISE, population_error
+from estimator.uncertainty import PopulationError, standard_errors
+from tests import oracle
+from tests.test_estimator_relaxation import TILE, fit, padded_shard
+
+N_CALLED = 1000.0
+
+
+def models_of(position: np.ndarray, hessian: np.ndarray) -> Models:
+    """Models of one Hessian each, without a slope."""
+    rows, columns = np.triu_indices(len(position))
+    n = position.shape[1]
+    pairs = np.tile(hessian[rows, columns][:, None], (1, n))
+    return Models(
+        position.astype(np.float32),
+        np.zeros(position.shape, np.float32),
+        pairs.astype(np.float32),
+        np.zeros(n, bool),
+    )
+
+
+def even_models(k: int, sharpness: float) -> tuple[Models, Models]:
+    """People at every vertex and inside, and variants of which some are at bounds."""
+    rng = np.random.default_rng(3)
+    people = np.concatenate([np.eye(k)] * 20 + [rng.dirichlet(np.ones(k), 60)])
+    variants = rng.uniform(1e-6, 1 - 1e-6, (k, 200))
+    variants[:, ::5] = 1e-6
+    return (
+        models_of(people.T, sharpness * N_CALLED * (np.eye(k) + 0.1)),
+        models_of(variants, 100.0 * np.eye(k)),
+    )
+
+
+def estimate(people: Models, variants: Models) -> PopulationError:
+    return population_error(
+        people,
+        variants,
+        weights=(1.0, 1.0),
+        information=100.0 * np.eye(len(people.position)),
+        n_called=N_CALLED,
+        seed=1,
+    )
+
+
+def error_of(k: int, sharpness: float = 1.0) -> PopulationError:
+    return estimate(*even_models(k, sharpness))
+
+
+def test_population_error__of_one_population_is_none():
+    found = error_of(1)
+    assert not found.noise.any()
+    assert not found.basis.any()
+
+
+def test_population_error__noise_is_that_of_the_frequencies():
+    # Every called genotype adds the covariance of P, the inverse of sum QQ'.
+    np.testing.assert_allclose(error_of(3).noise, np.eye(3) / 100, rtol=1e-5)
+
+
+def test_population_error__noise_is_never_taken_for_all_the_differences():
+    # People tell 1e-3 of a genotype, and P has ten times as much noise.
+    found = error_of(3, sharpness=1e-3)
+    np.testing.assert_allclose(found.noise, MAX_NOISE * 1e-3 * np.eye(3), rtol=1e-3)
+
+
+def test_population_error__mean_squares_are_symmetric_and_fall_with_data():
+    coarse, fine = error_of(3, sharpness=1.0), error_of(3, sharpness=100.0)
+    for found in (coarse, fine):
+        np.testing.assert_allclose(found.basis, found.basis.transpose(0, 2, 1))
+        assert (np.linalg.eigvalsh(found.basis) > -1e-9).all()
+    pure = np.einsum("kkk->k", coarse.basis) / np.einsum("kkk->k", fine.basis)
+    assert (pure > 10).all()
+
+
+def test_population_error__same_seed_same_bytes():
+    for one, other in zip(error_of(3), error_of(3), strict=True):
+        assert one.tobytes() == other.tobytes()
+
+
+def test_population_error__held_people_fix_the_basis():
+    people, variants = even_models(3, 1.0)
+    free = error_of(3)
+    pure = np.asarray(people.position).max(axis=0) == 1
+    held = estimate(people._replace(held=pure), variants)
+    assert (np.einsum("kkk->k", held.basis) < np.einsum("kkk->k", free.basis)).all()
+
+
+def test_standard_errors__add_the_error_of_the_populations():
+    rng = np.random.default_rng(5)
+    k, n = 3, 6
+    ancestry = rng.dirichlet(np.ones(k), n).astype(np.float32)
+    roots = rng.normal(size=(n, k, 8))
+    hessian = 50 * np.einsum("nak,nbk->nab", roots, roots)
+    rows, columns = np.triu_indices(k)
+    noise = np.diag([0.02, 0.01, 0.03])
+    squares = rng.normal(size=(k, k, k))
+    squares = 1e-3 * np.einsum("kab,kcb->kac", squares, squares)
+    n_called = np.arange(100, 100 + n)
+    within = np.array([[1, 0], [0, 1], [-1, -1]])
+    expected = np.zeros((n, k))
+    for person, q in enumerate(ancestry):
+        found = within.T @ hessian[person] @ within
+        true = found - within.T @ noise @ within * n_called[person]
+        assert (np.linalg.eigvalsh(true) > 0).all()
+        inverse = within @ np.linalg.inv(true)
+        given = np.diag(inverse @ found @ inverse.T)
+        expected[person] = np.sqrt(given + np.einsum("a,kab,b->k", q, squares, q))
+    error = PopulationError(noise.astype(np.float32), squares.astype(np.float32))
+    found = standard_errors(
+        jnp.asarray(ancestry),
+        jnp.asarray(hessian[:, rows, columns].astype(np.float32)),
+        jnp.zeros((n, k), jnp.float32),
+        error=error,
+        n_called=jnp.asarray(n_called.astype(np.float32)),
+    )
+    np.testing.assert_allclose(found, expected.clip(0, 0.5), rtol=1e-3)
+
+
+@dataclass(frozen=True)
+class Coverage:
+    given: float
+    whole: float
+
+
+def coverage(n_people: int, n_variants: int, k: int, **of_truth: float) -> Coverage:
+    """How many true Q the 95 % intervals of a fit hold, without and with its error."""
+    truth = oracle.simulate(n_people, n_variants, k, **of_truth)
+    q, p = fit(truth.genotypes, k).best.point
+    packed = padded_shard(truth.genotypes)
+    padded = jnp.asarray(likelihood.pad_ancestry(q, len(packed)))
+    tiles = likelihood.tile_variants(jnp.asarray(p), TILE.width)
+    of_people = likelihood.ancestry_statistics(packed, padded, tiles, tile=TILE)
+    of_variants = likelihood.frequency_statistics(packed, padded, tiles, tile=TILE)
+    gradient, hessian = (np.asarray(s)[:n_people] for s in of_people[:2])
+    people = Models(q.T, gradient.T, hessian.T, np.zeros(n_people, bool))
+    rise, bend = (
+        np.asarray(likelihood.untile_variants(s, n_variants)) for s in of_variants
+    )
+    variants = Models(p, rise, bend, np.zeros(n_variants, bool))
+    called = (truth.genotypes >= 0).sum(axis=1)
+    error = population_error(
+        people,
+        variants,
+        weights=(1.0, 1.0),
+        information=(q * (called / n_variants)[:, None]).T @ q.astype(float),
+        n_called=float(called.mean()),
+        seed=0,
+    )
+    order = match_components(truth.ancestry.astype(np.float32), q)
+    difference = np.abs(q[:, order] - truth.ancestry)
+    admixed = (truth.ancestry > 0.02) & (truth.ancestry < 0.98)
+    arguments = [jnp.asarray(each) for each in (q, hessian, gradient)]
+    n_called = jnp.asarray(called.astype(np.float32))
+    given = standard_errors(*arguments)
+    whole = standard_errors(*arguments, error=error, n_called=n_called)
+    return Coverage(
+        *(
+            float((difference < 1.96 * np.asarray(each)[:, order])[admixed].mean())
+            for each in (given, whole)
+        )
+    )
+
+
+def test_fit__intervals_cover_the_truth():
+    # Those of a fit that takes P as known hold fewer truths than they claim.
+    found = coverage(600, 5000, 3, seed=11, fst=0.1, concentration=0.5)
+    assert found.given < 0.92
+    assert 0.93 < found.whole < 0.97
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(("k", "seed"), [(3, 5), (5, 11)])
+def test_fit__intervals_cover_the_truth_where_structure_is_thin(k, seed):
+    found = coverage(1000, 10_000, k, seed=seed, fst=0.05, concentration=0.25)
+    assert found.given < 0.85
+    assert 0.92 < found.whole < 0.975
