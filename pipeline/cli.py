@@ -1,118 +1,37 @@
-"""The `streamixture` command: the stages of a run, together or each on its own.
+"""The `streamixture` command.
 
-In the order of the pipeline: simulate, import, prepare, fit, import-model, apply,
-export, report; `run` is all of it, `demo` is `run` on the 1000 Genomes people, and
-`reprocess` brings the results of a run up to date.
+`run` is the whole pipeline, `demo` is `run` on the 1000 Genomes people, `reprocess`
+brings the results of a run up to date, and the stages are commands of their own
+(`stage_commands`).
 
 Holds no logic, and imports the stages when a command is called: worker processes
 import this module again before their device is set, so jax must not come with it.
 """
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-from pipeline import genome_build, logs, publication
-from pipeline.config import METHODS, STRANDS, RunConfig, load_config, replace_values
+from pipeline import logs, publication, stage_commands
 from pipeline.launch import Group, on_workers
 from pipeline.location import Location, locate
+from pipeline.options import (
+    LOCATION,
+    PATH,
+    config_option,
+    configure,
+    include_x_option,
+    labels_option,
+    method_option,
+    overwrite_option,
+    populations_option,
+    read_labels,
+    restart,
+    seed_option,
+    write_to_cohort_option,
+)
 from pipeline.watch import Watched
-
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-_PATH = click.Path(path_type=Path)
-
-
-class _LocationType(click.ParamType):
-    """A local path, or the URL of an object store."""
-
-    name = "path"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Location:
-        """Take the text of an option or argument."""
-        return locate(value)
-
-
-_LOCATION = _LocationType()
-
-_config_option = click.option(
-    "--config", "config_path", type=_PATH, help="TOML file; see README."
-)
-_seed_option = click.option("--seed", type=int, help="Seed of everything random.")
-_overwrite_option = click.option(
-    "--overwrite", is_flag=True, help="Replace results that exist, once done."
-)
-_write_to_cohort_option = click.option(
-    "--write-to-cohort",
-    is_flag=True,
-    help="Add sample_ancestry_proportion to the COHORT store too; with --overwrite, in "
-    "place of an earlier one.",
-)
-_populations_option = click.option(
-    "-k", "n_populations", type=click.IntRange(min=1), help="Number of populations."
-)
-_method_option = click.option(
-    "--method",
-    type=click.Choice(METHODS),
-    help="Maximise the likelihood (default), or train encoder and frequencies alone.",
-)
-
-_include_x_option = click.option(
-    "--include-x", is_flag=True, help="Use X too, with the ploidy that the calls have."
-)
-
-
-_labels_option = click.option(
-    "--labels",
-    type=_LOCATION,
-    help="Lines of sample id, tab, population: people whose population is known.",
-)
-
-
-def _read_labels(path: Location | None) -> Any:
-    from pipeline import labels
-
-    return None if path is None else labels.read_labels(path)
-
-
-def _restart(function: Command) -> Command:
-    """Add the options that say what to do with what is there already."""
-    resume = click.option("--resume", is_flag=True, help="Finish what was interrupted.")
-    return resume(_overwrite_option(function))
-
-
-def _configure(
-    config_path: Path | None,
-    *,
-    seed: int | None = None,
-    n_populations: int | None = None,
-    method: str | None = None,
-    no_qc: bool = False,
-    include_x: bool = False,
-    refine: int | None = None,
-    strand: str | None = None,
-) -> RunConfig:
-    """The file's configuration with the flags' values in their place."""
-    config = load_config(config_path)
-    if seed is not None:
-        config = replace_values(config, "", seed=seed)
-    if n_populations is not None:
-        config = replace_values(config, "fit", n_populations=n_populations)
-    if method is not None:
-        config = replace_values(config, "fit", method=method)
-    if no_qc:
-        config = replace_values(config, "qc", enabled=False)
-    if include_x:
-        config = replace_values(config, "qc", include_x=True)
-    if refine is not None:
-        config = replace_values(config, "apply", refine=refine)
-    if strand is not None:
-        config = replace_values(config, "apply", strand=strand)
-    return config
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -130,28 +49,41 @@ def main(verbose: int, log_format: str) -> None:
     logs.configure(verbose, log_format)
 
 
+for _stage in (
+    stage_commands.import_,
+    stage_commands.prepare,
+    stage_commands.fit,
+    stage_commands.import_model,
+    stage_commands.apply_,
+    stage_commands.export,
+    stage_commands.report,
+    stage_commands.simulate,
+):
+    main.add_command(_stage)
+
+
 @main.command()
 @click.argument("cohort")
 @click.option(
-    "--output", required=True, type=_LOCATION, help="Directory for the results."
+    "--output", required=True, type=LOCATION, help="Directory for the results."
 )
-@_populations_option
-@_method_option
+@populations_option
+@method_option
 @on_workers
-@_config_option
-@_seed_option
+@config_option
+@seed_option
 @click.option(
     "--no-qc", is_flag=True, help="Keep every biallelic variant and every person."
 )
-@_include_x_option
+@include_x_option
 @click.option(
     "--dry-run",
     is_flag=True,
     help="Print what the run would need, and whether it fits; write nothing.",
 )
-@_labels_option
-@_write_to_cohort_option
-@_restart
+@labels_option
+@write_to_cohort_option
+@restart
 def run(
     cohort: str,
     output: Location,
@@ -171,7 +103,7 @@ def run(
     COHORT is a VCF Zarr store, a PLINK .bed or .pgen file, a BGEN file, or a .vcf.gz or
     .bcf file with its index; of several, a pattern in quotes, such as 'chr*.vcf.gz'.
     """
-    config = _configure(
+    config = configure(
         config_path,
         seed=seed,
         n_populations=n_populations,
@@ -186,7 +118,7 @@ def run(
         for name, value in lines:
             click.echo(f"{name:20}  {value}")
         return
-    known = _read_labels(labels)
+    known = read_labels(labels)
     result = runner.run(
         cohort, output, config, where.cluster(), labels=known, **options
     )
@@ -211,171 +143,8 @@ def _print_result(summary: dict[str, Any], output: Location) -> None:
         click.echo(f"  {publication.resolve(output / name)}: {meaning}")
 
 
-@main.command("import")
-@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
-@click.option("--output", required=True, type=_LOCATION, help="VCF Zarr store to make.")
-@click.option(
-    "--workers",
-    type=click.IntRange(min=0),
-    help="Processes; by default one for each core. 0 works in this one.",
-)
-@_restart
-def import_(
-    sources: tuple[str, ...],
-    output: Location,
-    workers: int | None,
-    resume: bool,
-    overwrite: bool,
-) -> None:
-    """Convert SOURCE, a .bed, .pgen, .bgen, .vcf.gz or .bcf file, to VCF Zarr.
-
-    Several VCF or BCF files, one for each chromosome, are named one by one or by a
-    pattern in quotes, such as 'chr*.vcf.gz'.
-    """
-    from pipeline import ingest
-
-    ingest.ingest(
-        sources, output, n_workers=workers, resume=resume, overwrite=overwrite
-    )
-    click.echo(f"imported {' '.join(sources)} to {output}")
-
-
 @main.command()
-@click.argument("cohort")
-@click.option("--output", required=True, type=_LOCATION, help="Prepared store to make.")
-@on_workers
-@_config_option
-@click.option("--no-qc", is_flag=True, help="Keep every biallelic variant and person.")
-@_include_x_option
-@_restart
-def prepare(
-    cohort: str,
-    output: Location,
-    where: Watched,
-    config_path: Path | None,
-    no_qc: bool,
-    include_x: bool,
-    **restart: bool,
-) -> None:
-    """Check the quality of COHORT and pack its genotypes for the fit."""
-    config = _configure(config_path, no_qc=no_qc, include_x=include_x)
-    from pipeline import stages
-
-    cluster = where.cluster()
-    stages.prepare_only(cohort, output, config, cluster, **restart)
-    click.echo(f"prepared {cohort} as {output}")
-
-
-@main.command()
-@click.argument("prepared", type=_LOCATION)
-@click.option("--output", required=True, type=_LOCATION, help="Model store to make.")
-@_populations_option
-@_method_option
-@on_workers
-@_config_option
-@_seed_option
-@_labels_option
-@_restart
-def fit(
-    prepared: Location,
-    output: Location,
-    n_populations: int | None,
-    method: str | None,
-    where: Watched,
-    config_path: Path | None,
-    seed: int | None,
-    labels: Location | None,
-    **restart: bool,
-) -> None:
-    """Fit the model to a PREPARED store and train its encoder."""
-    config = _configure(
-        config_path, seed=seed, n_populations=n_populations, method=method
-    )
-    from pipeline import stages
-
-    cluster = where.cluster()
-    known = _read_labels(labels)
-    stages.fit_only(prepared, output, config, cluster, labels=known, **restart)
-    click.echo(f"fitted {prepared}: {output}")
-
-
-@main.command("import-model")
-@click.argument("frequencies", type=_PATH)
-@click.argument("variants", type=_PATH)
-@click.option("--output", required=True, type=_LOCATION, help="Model store to make.")
-@click.option(
-    "--genome-build",
-    type=click.Choice(genome_build.BUILDS),
-    default=genome_build.UNKNOWN,
-    help="Build of the positions; cohorts on another are refused.",
-)
-@on_workers
-@_config_option
-@_seed_option
-@_overwrite_option
-def import_model(
-    frequencies: Path,
-    variants: Path,
-    output: Location,
-    genome_build: str,
-    where: Watched,
-    config_path: Path | None,
-    seed: int | None,
-    overwrite: bool,
-) -> None:
-    """Make a model of allele FREQUENCIES, as ADMIXTURE's .P, at VARIANTS.
-
-    VARIANTS is the .bim file that ADMIXTURE read, or PREFIX.variants of an export.
-    """
-    config = _configure(config_path, seed=seed)
-    from pipeline import given
-
-    known = given.read_frequencies(frequencies, variants, genome_build)
-    given.make_model(known, output, config, where.cluster(), overwrite=overwrite)
-    click.echo(f"made a model of {frequencies}: {output}")
-
-
-@main.command("apply")
-@click.argument("model", type=_LOCATION)
-@click.argument("cohort")
-@click.option("--output", required=True, type=_LOCATION, help="Ancestry store to make.")
-@click.option(
-    "--refine",
-    type=click.IntRange(min=0),
-    help="Newton steps after the encoder; 0 is the encoder alone.",
-)
-@click.option(
-    "--strand",
-    type=click.Choice(STRANDS),
-    help="A/T and C/G variants: let their frequencies tell the strand (default), "
-    "trust it as written, or drop them.",
-)
-@on_workers
-@_config_option
-@_write_to_cohort_option
-@_restart
-def apply_(
-    model: Location,
-    cohort: str,
-    output: Location,
-    refine: int | None,
-    strand: str | None,
-    where: Watched,
-    config_path: Path | None,
-    **options: bool,
-) -> None:
-    """Project the people of COHORT on a fitted MODEL."""
-    config = _configure(config_path, refine=refine, strand=strand)
-    from pipeline import stages
-
-    cluster = where.cluster()
-    found = stages.project(model, cohort, output, config, cluster, **options)
-    click.echo(f"variants of the model: {found}")
-    click.echo(f"ancestry of {cohort}: {output}")
-
-
-@main.command()
-@click.argument("config_path", type=_PATH, metavar="CONFIG.toml")
+@click.argument("config_path", type=PATH, metavar="CONFIG.toml")
 @on_workers
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @click.option("--status", is_flag=True, help="List the versions and the last runs.")
@@ -426,99 +195,12 @@ def reprocess(
 
 
 @main.command()
-@click.argument("store", type=_LOCATION)
-@click.argument("prefix", type=_LOCATION)
-@_overwrite_option
-def export(store: Location, prefix: Location, overwrite: bool) -> None:
-    """Write an ancestry STORE as PREFIX.K.Q, PREFIX.K.P, .samples and .variants."""
-    from pipeline import export as stage
-
-    for path in stage.export_admixture(store, prefix, overwrite=overwrite):
-        click.echo(path)
-
-
-@main.command()
-@click.argument("store", type=_LOCATION)
-@click.option("--output", required=True, type=_LOCATION, help="HTML file to write.")
-def report(store: Location, output: Location) -> None:
-    """Write the report of an ancestry STORE."""
-    from pipeline import report as stage
-
-    stage.write_report(store, output)
-    click.echo(output)
-
-
-@main.command()
-@click.argument("store", type=_LOCATION)
-@click.option("--samples", type=click.IntRange(min=1), required=True)
-@click.option("--variants", type=click.IntRange(min=1), required=True)
-@_populations_option
-@click.option("--fst", type=click.FloatRange(0, 1, True, True), default=0.05)
-@click.option("--dirichlet", type=click.FloatRange(0, min_open=True), default=0.25)
-@click.option("--missing", type=click.FloatRange(0, 1), default=0.01)
-@click.option(
-    "--half-calls",
-    type=click.FloatRange(0, 1, max_open=True),
-    default=0.0,
-    help="Share of the calls of which one allele is unknown.",
-)
-@click.option(
-    "--x-share",
-    type=click.FloatRange(0, 1),
-    default=0.0,
-    help="Share of the variants on X, where every second person is haploid.",
-)
-@click.option(
-    "--dosage-blur",
-    type=click.FloatRange(0, 1),
-    help="Write dosages, this far at most from the genotypes to their expectation.",
-)
-@click.option("--genealogy", is_flag=True, help="Draw from msprime's ancestry.")
-@click.option("--seed", type=click.IntRange(min=0), default=42)
-@_overwrite_option
-def simulate(
-    store: Location,
-    samples: int,
-    variants: int,
-    n_populations: int | None,
-    fst: float,
-    dirichlet: float,
-    missing: float,
-    half_calls: float,
-    x_share: float,
-    dosage_blur: float | None,
-    genealogy: bool,
-    seed: int,
-    overwrite: bool,
-) -> None:
-    """Simulate an admixed cohort with known Q and P, as a VCF Zarr STORE."""
-    from pipeline import draws
-    from pipeline import simulate as stage
-
-    stage.simulate(
-        store,
-        n_samples=samples,
-        n_variants=variants,
-        n_populations=n_populations or RunConfig().fit.n_populations,
-        fst=fst,
-        dirichlet=dirichlet,
-        kinds=draws.CallKinds(missing, half_calls, x_share, dosage_blur),
-        genealogy=genealogy,
-        overwrite=overwrite,
-        seed=seed,
-    )
-    click.echo(f"simulated {store}")
-
-
-@main.command()
-@click.option(
-    "--output", type=_LOCATION, default=Path("demo-output"), show_default=True
-)
-@_populations_option
+@click.option("--output", type=LOCATION, default=Path("demo-output"), show_default=True)
+@populations_option
 @on_workers
-@_config_option
-@_seed_option
-@_overwrite_option
+@config_option
+@seed_option
+@overwrite_option
 def demo(
     output: Location,
     n_populations: int | None,
@@ -528,7 +210,7 @@ def demo(
     overwrite: bool,
 ) -> None:
     """Run on the 2,504 people of 1000 Genomes phase 3."""
-    config = _configure(config_path, seed=seed, n_populations=n_populations)
+    config = configure(config_path, seed=seed, n_populations=n_populations)
     from pipeline import run as runner
 
     cluster = where.cluster()

@@ -1,0 +1,109 @@
+"""The options that several commands of `streamixture` share, and what they set.
+
+Imports no stage: worker processes import the commands again before their device is
+set, so jax must not come with them.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from pipeline.config import METHODS, RunConfig, load_config, replace_values
+from pipeline.location import Location, locate
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+PATH = click.Path(path_type=Path)
+
+
+class _LocationType(click.ParamType):
+    """A local path, or the URL of an object store."""
+
+    name = "path"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Location:
+        """Take the text of an option or argument."""
+        return locate(value)
+
+
+LOCATION = _LocationType()
+
+config_option = click.option(
+    "--config", "config_path", type=PATH, help="TOML file; see README."
+)
+seed_option = click.option("--seed", type=int, help="Seed of everything random.")
+overwrite_option = click.option(
+    "--overwrite", is_flag=True, help="Replace results that exist, once done."
+)
+write_to_cohort_option = click.option(
+    "--write-to-cohort",
+    is_flag=True,
+    help="Add sample_ancestry_proportion to the COHORT store too; with --overwrite, in "
+    "place of an earlier one.",
+)
+populations_option = click.option(
+    "-k", "n_populations", type=click.IntRange(min=1), help="Number of populations."
+)
+method_option = click.option(
+    "--method",
+    type=click.Choice(METHODS),
+    help="Maximise the likelihood (default), or train encoder and frequencies alone.",
+)
+
+include_x_option = click.option(
+    "--include-x", is_flag=True, help="Use X too, with the ploidy that the calls have."
+)
+
+
+labels_option = click.option(
+    "--labels",
+    type=LOCATION,
+    help="Lines of sample id, tab, population: people whose population is known.",
+)
+
+
+def read_labels(path: Location | None) -> Any:
+    """Read the file of labels, where one is given."""
+    from pipeline import labels
+
+    return None if path is None else labels.read_labels(path)
+
+
+def restart(function: Command) -> Command:
+    """Add the options that say what to do with what is there already."""
+    resume = click.option("--resume", is_flag=True, help="Finish what was interrupted.")
+    return resume(overwrite_option(function))
+
+
+def configure(
+    config_path: Path | None,
+    *,
+    seed: int | None = None,
+    n_populations: int | None = None,
+    method: str | None = None,
+    no_qc: bool = False,
+    include_x: bool = False,
+    refine: int | None = None,
+    strand: str | None = None,
+) -> RunConfig:
+    """The file's configuration with the flags' values in their place."""
+    config = load_config(config_path)
+    if seed is not None:
+        config = replace_values(config, "", seed=seed)
+    if n_populations is not None:
+        config = replace_values(config, "fit", n_populations=n_populations)
+    if method is not None:
+        config = replace_values(config, "fit", method=method)
+    if no_qc:
+        config = replace_values(config, "qc", enabled=False)
+    if include_x:
+        config = replace_values(config, "qc", include_x=True)
+    if refine is not None:
+        config = replace_values(config, "apply", refine=refine)
+    if strand is not None:
+        config = replace_values(config, "apply", strand=strand)
+    return config

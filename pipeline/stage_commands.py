@@ -1,0 +1,277 @@
+"""The stages of a run as commands of their own, in the order of the pipeline.
+
+They hold no logic, and import their stage when they are called.
+"""
+
+from pathlib import Path
+
+import click
+
+from pipeline import genome_build
+from pipeline.config import STRANDS, RunConfig
+from pipeline.launch import on_workers
+from pipeline.location import Location
+from pipeline.options import (
+    LOCATION,
+    PATH,
+    config_option,
+    configure,
+    include_x_option,
+    labels_option,
+    method_option,
+    overwrite_option,
+    populations_option,
+    read_labels,
+    restart,
+    seed_option,
+    write_to_cohort_option,
+)
+from pipeline.watch import Watched
+
+
+@click.command("import")
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.option("--output", required=True, type=LOCATION, help="VCF Zarr store to make.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    help="Processes; by default one for each core. 0 works in this one.",
+)
+@restart
+def import_(
+    sources: tuple[str, ...],
+    output: Location,
+    workers: int | None,
+    resume: bool,
+    overwrite: bool,
+) -> None:
+    """Convert SOURCE, a .bed, .pgen, .bgen, .vcf.gz or .bcf file, to VCF Zarr.
+
+    Several VCF or BCF files, one for each chromosome, are named one by one or by a
+    pattern in quotes, such as 'chr*.vcf.gz'.
+    """
+    from pipeline import ingest
+
+    ingest.ingest(
+        sources, output, n_workers=workers, resume=resume, overwrite=overwrite
+    )
+    click.echo(f"imported {' '.join(sources)} to {output}")
+
+
+@click.command()
+@click.argument("cohort")
+@click.option("--output", required=True, type=LOCATION, help="Prepared store to make.")
+@on_workers
+@config_option
+@click.option("--no-qc", is_flag=True, help="Keep every biallelic variant and person.")
+@include_x_option
+@restart
+def prepare(
+    cohort: str,
+    output: Location,
+    where: Watched,
+    config_path: Path | None,
+    no_qc: bool,
+    include_x: bool,
+    **restart: bool,
+) -> None:
+    """Check the quality of COHORT and pack its genotypes for the fit."""
+    config = configure(config_path, no_qc=no_qc, include_x=include_x)
+    from pipeline import stages
+
+    cluster = where.cluster()
+    stages.prepare_only(cohort, output, config, cluster, **restart)
+    click.echo(f"prepared {cohort} as {output}")
+
+
+@click.command()
+@click.argument("prepared", type=LOCATION)
+@click.option("--output", required=True, type=LOCATION, help="Model store to make.")
+@populations_option
+@method_option
+@on_workers
+@config_option
+@seed_option
+@labels_option
+@restart
+def fit(
+    prepared: Location,
+    output: Location,
+    n_populations: int | None,
+    method: str | None,
+    where: Watched,
+    config_path: Path | None,
+    seed: int | None,
+    labels: Location | None,
+    **restart: bool,
+) -> None:
+    """Fit the model to a PREPARED store and train its encoder."""
+    config = configure(
+        config_path, seed=seed, n_populations=n_populations, method=method
+    )
+    from pipeline import stages
+
+    cluster = where.cluster()
+    known = read_labels(labels)
+    stages.fit_only(prepared, output, config, cluster, labels=known, **restart)
+    click.echo(f"fitted {prepared}: {output}")
+
+
+@click.command("import-model")
+@click.argument("frequencies", type=PATH)
+@click.argument("variants", type=PATH)
+@click.option("--output", required=True, type=LOCATION, help="Model store to make.")
+@click.option(
+    "--genome-build",
+    type=click.Choice(genome_build.BUILDS),
+    default=genome_build.UNKNOWN,
+    help="Build of the positions; cohorts on another are refused.",
+)
+@on_workers
+@config_option
+@seed_option
+@overwrite_option
+def import_model(
+    frequencies: Path,
+    variants: Path,
+    output: Location,
+    genome_build: str,
+    where: Watched,
+    config_path: Path | None,
+    seed: int | None,
+    overwrite: bool,
+) -> None:
+    """Make a model of allele FREQUENCIES, as ADMIXTURE's .P, at VARIANTS.
+
+    VARIANTS is the .bim file that ADMIXTURE read, or PREFIX.variants of an export.
+    """
+    config = configure(config_path, seed=seed)
+    from pipeline import given
+
+    known = given.read_frequencies(frequencies, variants, genome_build)
+    given.make_model(known, output, config, where.cluster(), overwrite=overwrite)
+    click.echo(f"made a model of {frequencies}: {output}")
+
+
+@click.command("apply")
+@click.argument("model", type=LOCATION)
+@click.argument("cohort")
+@click.option("--output", required=True, type=LOCATION, help="Ancestry store to make.")
+@click.option(
+    "--refine",
+    type=click.IntRange(min=0),
+    help="Newton steps after the encoder; 0 is the encoder alone.",
+)
+@click.option(
+    "--strand",
+    type=click.Choice(STRANDS),
+    help="A/T and C/G variants: let their frequencies tell the strand (default), "
+    "trust it as written, or drop them.",
+)
+@on_workers
+@config_option
+@write_to_cohort_option
+@restart
+def apply_(
+    model: Location,
+    cohort: str,
+    output: Location,
+    refine: int | None,
+    strand: str | None,
+    where: Watched,
+    config_path: Path | None,
+    **options: bool,
+) -> None:
+    """Project the people of COHORT on a fitted MODEL."""
+    config = configure(config_path, refine=refine, strand=strand)
+    from pipeline import stages
+
+    cluster = where.cluster()
+    found = stages.project(model, cohort, output, config, cluster, **options)
+    click.echo(f"variants of the model: {found}")
+    click.echo(f"ancestry of {cohort}: {output}")
+
+
+@click.command()
+@click.argument("store", type=LOCATION)
+@click.argument("prefix", type=LOCATION)
+@overwrite_option
+def export(store: Location, prefix: Location, overwrite: bool) -> None:
+    """Write an ancestry STORE as PREFIX.K.Q, PREFIX.K.P, .samples and .variants."""
+    from pipeline import export as stage
+
+    for path in stage.export_admixture(store, prefix, overwrite=overwrite):
+        click.echo(path)
+
+
+@click.command()
+@click.argument("store", type=LOCATION)
+@click.option("--output", required=True, type=LOCATION, help="HTML file to write.")
+def report(store: Location, output: Location) -> None:
+    """Write the report of an ancestry STORE."""
+    from pipeline import report as stage
+
+    stage.write_report(store, output)
+    click.echo(output)
+
+
+@click.command()
+@click.argument("store", type=LOCATION)
+@click.option("--samples", type=click.IntRange(min=1), required=True)
+@click.option("--variants", type=click.IntRange(min=1), required=True)
+@populations_option
+@click.option("--fst", type=click.FloatRange(0, 1, True, True), default=0.05)
+@click.option("--dirichlet", type=click.FloatRange(0, min_open=True), default=0.25)
+@click.option("--missing", type=click.FloatRange(0, 1), default=0.01)
+@click.option(
+    "--half-calls",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.0,
+    help="Share of the calls of which one allele is unknown.",
+)
+@click.option(
+    "--x-share",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    help="Share of the variants on X, where every second person is haploid.",
+)
+@click.option(
+    "--dosage-blur",
+    type=click.FloatRange(0, 1),
+    help="Write dosages, this far at most from the genotypes to their expectation.",
+)
+@click.option("--genealogy", is_flag=True, help="Draw from msprime's ancestry.")
+@click.option("--seed", type=click.IntRange(min=0), default=42)
+@overwrite_option
+def simulate(
+    store: Location,
+    samples: int,
+    variants: int,
+    n_populations: int | None,
+    fst: float,
+    dirichlet: float,
+    missing: float,
+    half_calls: float,
+    x_share: float,
+    dosage_blur: float | None,
+    genealogy: bool,
+    seed: int,
+    overwrite: bool,
+) -> None:
+    """Simulate an admixed cohort with known Q and P, as a VCF Zarr STORE."""
+    from pipeline import draws
+    from pipeline import simulate as stage
+
+    stage.simulate(
+        store,
+        n_samples=samples,
+        n_variants=variants,
+        n_populations=n_populations or RunConfig().fit.n_populations,
+        fst=fst,
+        dirichlet=dirichlet,
+        kinds=draws.CallKinds(missing, half_calls, x_share, dosage_blur),
+        genealogy=genealogy,
+        overwrite=overwrite,
+        seed=seed,
+    )
+    click.echo(f"simulated {store}")
