@@ -249,7 +249,7 @@ def test_check_fit__of_a_population_that_is_not_there():
 
 
 @pytest.mark.skipif(not HAPMAP.exists(), reason="hapmap3 is not beside the project")
-@pytest.mark.parametrize("k", [2, 3])
+@pytest.mark.parametrize("k", [2, pytest.param(3, marks=pytest.mark.soak)])
 def test_check_fit__of_admixtures_own_fit_to_hapmap3(k):
     """Two populations leave Mexican Americans undescribed, and three nobody."""
     whole = 4 * STRETCHES * 216  # variants, so that both halves have as many

@@ -165,6 +165,7 @@ def test_project__one_person_is_not_checked(right: Path, tmp_path: Path):
     assert Store.open(output, "ancestry").attrs["fit_check"] is None
 
 
+@pytest.mark.soak
 def test_run__with_labels(cohort: str, tmp_path: Path):
     """Supervised for two of three populations; a fourth is absent."""
     _, ancestry = draw(0)

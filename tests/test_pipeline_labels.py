@@ -116,7 +116,8 @@ def calls_of(genotypes: np.ndarray) -> np.ndarray:
 
 
 # Everybody pure is labelled; two labels of three; and only some of the admixed free.
-@pytest.mark.parametrize("n_labels", [pytest.param(2, marks=pytest.mark.soak), 3])
+@pytest.mark.soak
+@pytest.mark.parametrize("n_labels", [2, 3])
 def test_labels__likelihood_is_at_the_constrained_optimum(tmp_path, n_labels):
     k, n_pure = 3, 20
     drawn = oracle.simulate(60, 400, k, seed=5, fst=0.2)

@@ -130,7 +130,10 @@ def test_prepare__whole_dosages_have_the_bytes_of_genotypes(stores):
     assert chunks("whole dosage") == chunks("diploid")
 
 
-@pytest.mark.parametrize("kind", ["half", "x", "dosage"])
+@pytest.mark.parametrize(
+    "kind",
+    [*(pytest.param(k, marks=pytest.mark.soak) for k in ("half", "dosage")), "x"],
+)
 def test_fit__finds_the_truth_as_well_as_from_diploid_calls(
     sources, stores, diploid_q, tmp_path, kind
 ):

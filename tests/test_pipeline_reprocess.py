@@ -309,6 +309,7 @@ def test_reprocess__absent_population_is_reported(drifted: Path):
     assert due.look(config(drifted, refit="never")).refit_due == ()
 
 
+@pytest.mark.soak
 def test_reprocess__refit_keeps_old_populations_in_their_columns(drifted: Path):
     before = read_q(drifted, 2)
     settings = config(drifted, refit="auto", drift=DriftConfig(max_populations=5))

@@ -127,14 +127,14 @@ def test_publish__killed_at_any_time_shows_one_whole_version(tmp_path: Path):
     publish(output, 1)
     environment = {**os.environ, "PYTHONPATH": ROOT}
     last = 1
-    for turn in range(6):
+    for turn in range(3):
         process = subprocess.Popen(
             [sys.executable, "-c", PUBLISHER, str(output)], env=environment
         )
         deadline = time.monotonic() + 60
         while versions.current(output) == last:
             assert time.monotonic() < deadline
-        end = time.monotonic() + 0.02 + turn * 0.013
+        end = time.monotonic() + 0.02 + turn * 0.026
         while time.monotonic() < end:
             check_shown(output)
         process.send_signal(signal.SIGKILL)
