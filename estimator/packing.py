@@ -270,11 +270,21 @@ def count_called(packed: PackedArray) -> npt.NDArray[np.int64]:
     if encoding is DOSAGES:
         codes = np.ascontiguousarray(packed).view(encoding.code_dtype)
         return np.count_nonzero(codes != encoding.missing, axis=1)
+    octets = np.ascontiguousarray(packed).view(np.uint8)
+    # Eight at a time, then those left over.
+    whole = octets.shape[1] // 8 * 8
+    n_missing = _count_missing(octets[:, :whole].view(np.uint64), encoding)
+    n_missing += _count_missing(octets[:, whole:], encoding)
+    return packed.shape[1] * VARIANTS_PER_BYTE - n_missing
+
+
+def _count_missing(
+    bits: npt.NDArray[np.uint8] | npt.NDArray[np.uint64], encoding: Encoding
+) -> npt.NDArray[np.int64]:
     # A call is missing where all of its bits are set: the lowest then stands for it.
-    missing = np.ascontiguousarray(packed).view(np.uint8)
-    lowest = 0x55 if encoding is GENOTYPES else 0x11
     for shift in (1, 2)[: encoding.bits // 2]:
-        missing = missing & (missing >> np.uint8(shift))
-    n_missing = np.bitwise_count(missing & np.uint8(lowest))
-    n_calls = packed.shape[1] * VARIANTS_PER_BYTE
-    return n_calls - n_missing.sum(axis=1, dtype=np.int64)
+        bits = bits & (bits >> bits.dtype.type(shift))
+    octet = 0x55 if encoding is GENOTYPES else 0x11
+    lowest = int.from_bytes([octet] * bits.dtype.itemsize)
+    found = np.bitwise_count(bits & bits.dtype.type(lowest))
+    return found.sum(axis=1, dtype=np.int64)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float32, Float64, Int32
 
 from estimator.likelihood import (
@@ -14,16 +15,14 @@ from estimator.likelihood import (
     Packed,
     TileShape,
     ancestry_statistics,
-    hessian_stride,
 )
+from estimator.quadratic import pair_indices
 from estimator.relaxation import newton_ancestry
 
-# Largest change of an entry of Q by the step that is a person's last: what remains is
-# a twentieth of it or less, and the rounding of float32.
-TOLERANCE = 5e-5
-# Every third step takes the Hessian of the one before it: from an encoder's answer two
-# Newton steps leave next to nothing, and a pass for the gradient alone costs half.
-_PERIOD = 3
+# Largest change of an entry of Q by the step that is a person's last. Newton's method
+# squares what remains, so that this leaves less than 1e-5; a Hessian of some of the
+# variants would not, and cost more passes than it saves.
+TOLERANCE = 2e-3
 # Fall of the likelihood, per variant, that is rounding of the probabilities.
 _ROUNDING = 1e-8
 
@@ -36,11 +35,10 @@ class Projection(NamedTuple):
 
 
 class _Refinement(NamedTuple):
-    """People of a tile on their way; `hessian` is of an earlier trial, or of this."""
+    """People of a tile on their way."""
 
     best: Projection
     trial: Ancestry
-    hessian: Float32[Array, "people pairs"]
     n_evaluated: Int32[Array, ""]
     unsettled: Bool[Array, " people"]
 
@@ -58,8 +56,7 @@ def project_ancestry(
     What rounding of the probabilities may be is no fall.
 
     Given P the log-likelihood of each person is concave in Q and the steps converge
-    fast: from an encoder's answer, or from 1/K everywhere, three or four reach the
-    maximum to float32.
+    fast: from an encoder's answer two reach the maximum, from 1/K everywhere four.
 
     Parameters
     ----------
@@ -90,25 +87,16 @@ def _project(
     """Refine each tile of people until its own are settled."""
     n_people, k = initial.shape
     n_variants = frequencies.shape[0] * tile.variants
-    stride, rounding = hessian_stride(n_variants), n_variants * _ROUNDING
+    rounding = n_variants * _ROUNDING
 
     def people_tile(index: Array) -> Projection:
         rows = (index * tile.people, tile.people)
         block = jax.lax.dynamic_slice_in_dim(packed, *rows)
         start = jax.lax.dynamic_slice_in_dim(initial, *rows)
 
-        def statistics(state: _Refinement, stride: int) -> AncestryStatistics:
-            return ancestry_statistics(
-                block, state.trial, frequencies, tile=tile, stride=stride
-            )
-
         def evaluate(state: _Refinement) -> _Refinement:
-            found = jax.lax.cond(
-                state.n_evaluated % _PERIOD < _PERIOD - 1,
-                lambda: statistics(state, stride),
-                lambda: statistics(state, 0)._replace(hessian=state.hessian),
-            )
-            return _advance(state, found, rounding)
+            found = ancestry_statistics(block, state.trial, frequencies, tile=tile)
+            return _advance(state, found, refine, rounding)
 
         def unfinished(state: _Refinement) -> Array:
             return jnp.any(state.unsettled) & (state.n_evaluated <= refine)
@@ -117,7 +105,6 @@ def _project(
         first = _Refinement(
             Projection(start, nothing),
             start,
-            jnp.zeros((tile.people, k * (k + 1) // 2), jnp.float32),
             jnp.asarray(0, jnp.int32),
             jnp.ones(tile.people, bool),
         )
@@ -129,8 +116,24 @@ def _project(
     )
 
 
+def _modelled_gain(
+    step: Float32[Array, "people k"], found: AncestryStatistics
+) -> Float64[Array, " people"]:
+    """What a step gains by the quadratic model of each person's log-likelihood."""
+    first, second = pair_indices(step.shape[1])
+    twice = jnp.asarray(np.where(first == second, 1.0, 2.0), jnp.float32)
+    bend = jnp.sum(found.hessian * twice[None] * step[:, first] * step[:, second], 1)
+    # A constant in the gradient changes nothing, but it would blow up the rounding.
+    slope = found.gradient - jnp.mean(found.gradient, axis=1, keepdims=True)
+    gain = jnp.sum(slope * step, axis=1) - jnp.float32(0.5) * bend
+    return gain.astype(jnp.float64)
+
+
 def _advance(
-    state: _Refinement, found: AncestryStatistics, rounding: float
+    state: _Refinement,
+    found: AncestryStatistics,
+    refine: Int32[Array, ""],
+    rounding: float,
 ) -> _Refinement:
     """Step on where the trial was no worse, else go halfway back.
 
@@ -148,7 +151,12 @@ def _advance(
     trial = jnp.where(row, stepped, halfway)
     moved = jnp.max(jnp.abs(trial - best.ancestry), axis=1)
     small = moved <= TOLERANCE
-    last = (better & small)[:, None]
-    best = best._replace(ancestry=jnp.where(last, trial, best.ancestry))
+    # The last step is not evaluated: the quadratic model says what it gains.
+    last = better & small & (state.n_evaluated < refine)
+    gain = _modelled_gain(trial - state.trial, found)
+    best = Projection(
+        jnp.where(last[:, None], trial, best.ancestry),
+        best.log_likelihood + jnp.where(last, gain, jnp.zeros_like(gain)),
+    )
     unsettled = state.unsettled & ~small
-    return _Refinement(best, trial, found.hessian, state.n_evaluated + 1, unsettled)
+    return _Refinement(best, trial, state.n_evaluated + 1, unsettled)

@@ -306,6 +306,7 @@ class _Projected(NamedTuple):
     """People on the device, padded: what they have, and their Q."""
 
     genotypes: jax.Array
+    n_called: npt.NDArray[np.int64]
     encoded: jax.Array
     projection: Projection
 
@@ -317,10 +318,8 @@ def _project(
 ) -> _Projected:
     """Find the Q of people who are padded to whole tiles."""
     encoder, device, _ = _load(projector)
-    genotypes = jnp.asarray(padded)
-    features = device.features(
-        genotypes, jnp.asarray(count_called(padded).astype(np.float32))
-    )
+    genotypes, n_called = jnp.asarray(padded), count_called(padded)
+    features = device.features(genotypes, jnp.asarray(n_called.astype(np.float32)))
     encoded = training.encode(encoder.config, encoder.weights, features)
     projection = project_ancestry(
         genotypes,
@@ -334,7 +333,7 @@ def _project(
         projection = project_ancestry(
             genotypes, given, device.frequencies, refine=0, tile=device.tile
         )
-    return _Projected(genotypes, encoded, projection)
+    return _Projected(genotypes, n_called, encoded, projection)
 
 
 def _project_candidates(
@@ -354,8 +353,8 @@ def _project_group(task: _GroupTask) -> _Group:
     _, device, error = _load(task.projector)
     packed = read_rows(open_store(task.projector.prepared_path), task.rows)
     projected = _project(task.projector, pad_shard(packed, device.tile), task.fixed)
-    genotypes, encoded, (on_device, log_likelihood) = projected
-    n_called = count_called(packed)
+    genotypes, n_padded, encoded, (on_device, log_likelihood) = projected
+    n_called = n_padded[: len(packed)]
     ancestry = np.array(on_device)[: len(packed)]
     values: dict[str, npt.NDArray[Any]] = {}
     if task.errors is not None:
