@@ -62,14 +62,20 @@ class Group(click.Group):
             _end(f"{error.format_message()} See {command} --help.", _BAD_INPUT)
         except _StopSignalError as stop:
             number = signal.Signals(stop.args[0])
-            message = f"stopped by {number.name}; go on with --resume"
+            message = f"stopped by {number.name}; {self._way_on(ctx)}"
             _end(message, _BY_SIGNAL + number)
         except OSError as error:
             if error.errno not in _DISK_ERRORS:
                 raise
             place = error.filename or "while writing the results"
-            message = f"{error.strerror}: {place}; mend that and go on with --resume"
-            _end(f"{message} where a run was interrupted", _FAILED)
+            message = f"{error.strerror}: {place}; mend that and {self._way_on(ctx)}"
+            _end(message, _FAILED)
+
+    def _way_on(self, ctx: click.Context) -> str:
+        """How to go on after the command that was named was interrupted."""
+        command = self.get_command(ctx, ctx.invoked_subcommand or "")
+        names = [parameter.name for parameter in command.params] if command else []
+        return "go on with --resume" if "resume" in names else "run it again"
 
 
 def _end(message: str, status: int) -> None:

@@ -102,6 +102,15 @@ def test_overlay__runs_the_image_that_the_dockerfile_builds(
     assert f"-t {IMAGES[overlay[0]]} " in dockerfile
 
 
+def test_overlay__on_cpus_says_how_many_workers_a_pod_starts(
+    overlay: tuple[str, str], built: list[dict[str, Any]]
+):
+    # A container sees all cores of its node; the pods of a DaskJob are the workers.
+    alone = [c for c in containers(built) if c["args"][0] == "streamixture"]
+    said = ["--workers" in container["args"] for container in alone]
+    assert said == [overlay[0] == "cpu" and overlay[1] != "daskjob"]
+
+
 def test_overlay__gives_gpus_to_the_workers_alone(
     overlay: tuple[str, str], built: list[dict[str, Any]]
 ):

@@ -1,6 +1,8 @@
 """The command line: statuses, messages, and commands run as users run them."""
 
 import errno
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -164,6 +166,17 @@ def test_run__full_disk_is_one_line_and_status_1(
     assert result.exit_code == 1
     message = "Error: No space left on device: /data/out; mend that and go on with"
     assert result.stderr.startswith(message)
+
+
+def test_reprocess__stopped_is_run_again_for_it_has_no_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def stop(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("pipeline.reprocess_config.load_reprocess_config", stop)
+    result = call("reprocess", tmp_path / "config.toml")
+    assert_refused(result, "stopped by SIGTERM; run it again", status=128 + 15)
 
 
 def test_run__another_at_work_is_one_line_and_status_75(tmp_path: Path):
