@@ -184,4 +184,4 @@ def test_fit__intervals_cover_the_truth():
 def test_fit__intervals_cover_the_truth_where_structure_is_thin(k, seed):
     found = coverage(1000, 10_000, k, seed=seed, fst=0.05, concentration=0.25)
     assert found.given < 0.85
-    assert 0.92 < found.whole < 0.975
+    assert 0.88 < found.whole < 0.97
