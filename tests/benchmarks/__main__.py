@@ -1,6 +1,7 @@
 """Streamixture beside its peers on the same genotypes, as one table.
 
     python -m tests.benchmarks [--cohorts demo,1000x10000-k5] [--repeats 1]
+        [--peers fastmixture2]
 
 Each cohort is prepared once; the tools then run in turn, with two workers against
 two threads. Log-likelihoods are recomputed in float64 from the Q and P that each
@@ -174,10 +175,12 @@ def _run_peer(
     )
 
 
-def _rows(spec: CohortSpec, folder: Path, repeats: int) -> Iterator[Row]:
+def _rows(
+    spec: CohortSpec, folder: Path, repeats: int, beside: list[peers.Peer]
+) -> Iterator[Row]:
     truth = _prepare(spec, folder)
     genotypes = peers.read_genotypes(folder / "prepared.zarr")
-    installed = [(peer, peers.install(peer.requirement)) for peer in peers.PEERS]
+    installed = [(peer, peers.install(peer.requirement)) for peer in beside]
     if any(executable for _, executable in installed):
         peers.write_plink(genotypes, folder / "plink")
     for repeat in range(repeats):
@@ -212,16 +215,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cohorts", default=",".join(COHORTS))
     parser.add_argument("--repeats", type=int, default=len(PEER_SEEDS))
+    parser.add_argument("--peers", default=",".join(p.label for p in peers.PEERS))
     arguments = parser.parse_args()
+    wanted = [name.split()[0] for name in arguments.peers.split(",")]
+    beside = [peer for peer in peers.PEERS if peer.label.split()[0] in wanted]
     lines, notes = [HEADER], []
     for name in arguments.cohorts.split(","):
         with tempfile.TemporaryDirectory(prefix="streamixture-bench-") as folder:
             rows = []
-            for row in _rows(COHORTS[name], Path(folder), arguments.repeats):
+            found = _rows(COHORTS[name], Path(folder), arguments.repeats, beside)
+            for row in found:
                 rows.append(row)
                 lines.append(row.markdown())
                 print(row.markdown(), flush=True)
-            for peer in peers.PEERS:
+            for peer in beside:
                 notes.append(_comparison(rows, peer))
                 print(notes[-1], flush=True)
     machine = json.dumps(
