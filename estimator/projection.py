@@ -19,10 +19,13 @@ from estimator.likelihood import (
 from estimator.quadratic import pair_indices
 from estimator.relaxation import newton_ancestry
 
-# Largest change of an entry of Q by the step that is a person's last. Newton's method
-# squares what remains, so that this leaves less than 1e-5; a Hessian of some of the
-# variants would not, and cost more passes than it saves.
-TOLERANCE = 2e-3
+# Largest s'Hs of the Newton step s that is a person's last, H the negative Hessian: the
+# square of a tenth of a standard error. The likelihood is self-concordant, so that the
+# step leaves at most the square of that share, whatever the frequencies; a Hessian of
+# some of the variants would not, and cost more passes than it saves.
+TOLERANCE = 0.01
+# Change of an entry of Q at which it is no use to go back further.
+_SMALLEST = 5e-5
 # Fall of the likelihood, per variant, that is rounding of the probabilities.
 _ROUNDING = 1e-8
 
@@ -116,17 +119,21 @@ def _project(
     )
 
 
-def _modelled_gain(
-    step: Float32[Array, "people k"], found: AncestryStatistics
-) -> Float64[Array, " people"]:
-    """What a step gains by the quadratic model of each person's log-likelihood."""
+class _Model(NamedTuple):
+    """What a step gains by the quadratic model of each person, and its s'Hs."""
+
+    gain: Float64[Array, " people"]
+    bend: Float32[Array, " people"]
+
+
+def _model(step: Float32[Array, "people k"], found: AncestryStatistics) -> _Model:
     first, second = pair_indices(step.shape[1])
     twice = jnp.asarray(np.where(first == second, 1.0, 2.0), jnp.float32)
     bend = jnp.sum(found.hessian * twice[None] * step[:, first] * step[:, second], 1)
     # A constant in the gradient changes nothing, but it would blow up the rounding.
     slope = found.gradient - jnp.mean(found.gradient, axis=1, keepdims=True)
     gain = jnp.sum(slope * step, axis=1) - jnp.float32(0.5) * bend
-    return gain.astype(jnp.float64)
+    return _Model(gain.astype(jnp.float64), bend)
 
 
 def _advance(
@@ -149,14 +156,14 @@ def _advance(
     halfway = (state.best.ancestry + state.trial) * jnp.float32(0.5)
     stepped = newton_ancestry(state.trial, found.gradient, found.hessian)
     trial = jnp.where(row, stepped, halfway)
+    model = _model(trial - state.trial, found)
     moved = jnp.max(jnp.abs(trial - best.ancestry), axis=1)
-    small = moved <= TOLERANCE
+    small = jnp.where(better, model.bend <= TOLERANCE, moved <= _SMALLEST)
     # The last step is not evaluated: the quadratic model says what it gains.
     last = better & small & (state.n_evaluated < refine)
-    gain = _modelled_gain(trial - state.trial, found)
     best = Projection(
         jnp.where(last[:, None], trial, best.ancestry),
-        best.log_likelihood + jnp.where(last, gain, jnp.zeros_like(gain)),
+        best.log_likelihood + jnp.where(last, model.gain, jnp.zeros_like(model.gain)),
     )
     unsettled = state.unsettled & ~small
     return _Refinement(best, trial, state.n_evaluated + 1, unsettled)

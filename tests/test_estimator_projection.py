@@ -8,6 +8,7 @@ import pytest
 import scipy.optimize
 
 from estimator import likelihood, packing, projection
+from estimator.config import MIN_FREQUENCY
 from tests import oracle
 
 TILE = likelihood.TileShape(people=32, width=64)
@@ -122,6 +123,39 @@ def test_project__a_few_steps_are_enough():
     few = project(starts()["uniform"], refine=5)
     many = project(starts()["uniform"], refine=30)
     assert np.abs(few.ancestry - many.ancestry).max() < 5e-4
+
+
+def test_project__near_a_vertex_where_frequencies_are_at_their_bounds():
+    # Alternate alleles that the first population all but lacks bend the likelihood
+    # over changes of Q far smaller than its usual standard error.
+    rng = np.random.default_rng(3)
+    frequencies = rng.uniform(0.2, 0.8, (2, 2000)).astype(np.float32)
+    frequencies[0, :400] = MIN_FREQUENCY
+    frequencies[1, :400] = 0.5
+    ancestry = np.array([[0.999, 0.001]] * 24 + [[1.0, 0.0]] * 8)
+    genotypes = rng.binomial(2, ancestry @ frequencies).astype(np.int8)
+    packed = likelihood.pad_shard(packing.pack_genotypes(genotypes), TILE)
+    found = projection.project_ancestry(
+        jnp.asarray(packed),
+        jnp.full((32, 2), 0.5, jnp.float32).at[:, 0].set(0.997).at[:, 1].set(0.003),
+        likelihood.tile_variants(jnp.asarray(frequencies), TILE.width),
+        refine=8,
+        tile=TILE,
+    )
+    grid = np.concatenate([[0.0], np.geomspace(1e-7, 0.05, 4001)])
+    values = np.stack(
+        [
+            oracle.person_log_likelihood(
+                genotypes, np.tile([1 - small, small], (32, 1)), frequencies
+            )
+            for small in grid
+        ]
+    )
+    exact = oracle.person_log_likelihood(
+        genotypes, np.asarray(found.ancestry), frequencies
+    )
+    assert (values.max(axis=0) - exact).max() < 0.01
+    np.testing.assert_allclose(found.log_likelihood, exact, atol=0.01)
 
 
 def test_project__a_person_with_one_call_goes_to_the_likeliest_population():

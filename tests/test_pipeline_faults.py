@@ -244,8 +244,8 @@ if __name__ == "__main__":
             super().__init__(*args)
             self.advance(0)
 
-        def advance(self, steps=1, note=""):
-            super().advance(steps, note)
+        def advance(self, steps=1, note="", **figures):
+            super().advance(steps, note, **figures)
             if (self._title, self._done) == (title, int(count)):
                 kill = os.killpg if victims == "all" else os.kill
                 kill(os.getpid(), signal.SIGKILL)

@@ -295,8 +295,13 @@ def drifted(begun: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_reprocess__absent_population_is_reported(drifted: Path):
-    said = bring_up_to_date(config(drifted))
+@pytest.fixture(scope="module")
+def said(drifted: Path) -> str:
+    """What is said of them when they are brought up to date."""
+    return bring_up_to_date(config(drifted))
+
+
+def test_reprocess__absent_population_is_reported(said: str, drifted: Path):
     assert said.startswith("published version 2: 56 new people")
     assert "a refit is due: " in said
     drift = versions.read_record(drifted / "out", 2)["drift"]
@@ -310,6 +315,7 @@ def test_reprocess__absent_population_is_reported(drifted: Path):
 
 
 @pytest.mark.soak
+@pytest.mark.usefixtures("said")
 def test_reprocess__refit_keeps_old_populations_in_their_columns(drifted: Path):
     before = read_q(drifted, 2)
     settings = config(drifted, refit="auto", drift=DriftConfig(max_populations=5))
