@@ -157,7 +157,7 @@ def coverage(n_people: int, n_variants: int, k: int, **of_truth: float) -> Cover
         n_called=float(called.mean()),
         seed=0,
     )
-    order = match_components(truth.ancestry.astype(np.float32), q)
+    order = match_components(q, truth.ancestry.astype(np.float32))
     difference = np.abs(q[:, order] - truth.ancestry)
     admixed = (truth.ancestry > 0.02) & (truth.ancestry < 0.98)
     arguments = [jnp.asarray(each) for each in (q, hessian, gradient)]

@@ -188,7 +188,7 @@ def test_fit__accelerates():
 
 def test_fit__recovers_the_ancestry_that_was_simulated():
     truth = cohort(3).ancestry.astype(np.float32)
-    order = match_components(truth, fitted(3).ancestry)
+    order = match_components(fitted(3).ancestry, truth)
     error = fitted(3).ancestry[:, order] - truth
     assert np.sqrt(np.mean(error**2)) < 0.05
 
