@@ -183,5 +183,6 @@ def test_fit__intervals_cover_the_truth():
 @pytest.mark.parametrize(("k", "seed"), [(3, 5), (5, 11)])
 def test_fit__intervals_cover_the_truth_where_structure_is_thin(k, seed):
     found = coverage(1000, 10_000, k, seed=seed, fst=0.05, concentration=0.25)
-    assert found.given < 0.85
-    assert 0.88 < found.whole < 0.97
+    # Half of the square of the bias is in them, which here is most of the error.
+    assert found.given < 0.75
+    assert 0.83 < found.whole < 0.97
