@@ -29,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
+from estimator.acceleration import MAX_RADIUS
 from estimator.basis import Matrix, Models
 from estimator.basis_choice import BasisObjective, choose_basis, row_directions
 from estimator.config import MIN_FREQUENCY
@@ -46,8 +47,6 @@ DRAWS = 12
 AVERAGED = 6
 # Share of the way to what a draw says.
 _GAIN = 0.7
-# As in the rounds of the fit.
-_RADIUS = 0.4
 # Noise of P beyond this share of the differences is not told from them.
 MAX_NOISE = 0.5
 
@@ -94,12 +93,11 @@ def _frequency_noise(people: Models, information: Matrix, n_called: float) -> Ma
     within = scipy.linalg.helmert(len(information)).T
     noise = np.linalg.pinv(information, hermitian=True)
     hessian = _full(people.hessian, len(information)).mean(axis=0) / n_called
-    floor = RIDGE * np.trace(hessian) * np.eye(within.shape[1])
-    largest = scipy.linalg.eigh(
-        within.T @ noise @ within,
-        within.T @ hessian @ within + floor,
-        eigvals_only=True,
-    )[-1]
+    values, vectors = np.linalg.eigh(within.T @ hessian @ within)
+    # Rounding may leave a direction that nothing tells a little below zero.
+    told = np.maximum(values, RIDGE * np.trace(hessian))
+    white = within @ (vectors / np.sqrt(told))
+    largest = np.linalg.eigvalsh(white.T @ noise @ white)[-1]
     return noise * min(1.0, MAX_NOISE / max(largest, np.finfo(float).tiny))
 
 
@@ -134,7 +132,7 @@ def _basis_bias(
             models._replace(gradient=_draw(root, rng))
             for models, root in zip(truth, roots, strict=True)
         ]
-        fitted = choose_basis(*drawn, weights=weights, gradient=None, radius=_RADIUS)
+        fitted = choose_basis(*drawn, weights=weights, gradient=None, radius=MAX_RADIUS)
         bias = bias + _GAIN * (fitted - np.eye(k) - bias)
         found.append(bias)
     return np.mean(found[-AVERAGED:], axis=0)
@@ -173,17 +171,16 @@ def _errors(people: Models, k: int) -> Matrix:
     scale = np.trace(reduced, axis1=1, axis2=2)[:, None, None]
     ridge = (RIDGE * scale + np.finfo(np.float32).tiny) * np.eye(k - 1)
     inverse = np.linalg.inv(reduced + ridge)
-    return np.sqrt(np.einsum("ka,nab,kb->kn", within, inverse, within))
+    variance = np.einsum("ka,nab,kb->kn", within, inverse, within)
+    return np.sqrt(np.maximum(variance, 0))
 
 
 def _root(models: Models, k: int) -> Floats:
     """Matrices L with LL' = H, the covariance of the scores."""
-    full = _full(models.hessian, k)
-    scale = np.trace(full, axis1=1, axis2=2)[:, None]
-    each = np.arange(k)
+    values, vectors = np.linalg.eigh(_full(models.hessian, k))
     # In place and kept in half the room: workers have little beside their shards.
-    full[:, each, each] += RIDGE * scale + np.finfo(np.float32).tiny
-    return np.linalg.cholesky(full).astype(np.float32)
+    vectors *= np.sqrt(np.maximum(values, 0))[:, None]
+    return vectors.astype(np.float32)
 
 
 def _draw(root: Floats, rng: np.random.Generator) -> Floats:

@@ -59,7 +59,7 @@ def project_ancestry(
     What rounding of the probabilities may be is no fall.
 
     Given P the log-likelihood of each person is concave in Q and the steps converge
-    fast: from an encoder's answer two reach the maximum, from 1/K everywhere four.
+    fast: from an encoder's answer, or from 1/K everywhere, a few reach the maximum.
 
     Parameters
     ----------
