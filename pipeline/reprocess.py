@@ -21,7 +21,7 @@ from pipeline import (
     provenance,
     publication,
     run,
-    stages,
+    sources,
     versions,
 )
 from pipeline.cohort import Cohort
@@ -162,9 +162,9 @@ class _Job:
     def run(self) -> str:
         """Do what is to be done, and say what it was."""
         if self.outlook.shown is None:
-            cohort = stages.open_to_fit(self.config.cohort, self.work)
+            cohort = sources.open_to_fit(self.config.cohort, self.work)
             return self.publish_fit(cohort, None, ["there was no version"], None)
-        cohort = stages.open_source(self.config.cohort, self.work)
+        cohort = sources.open_source(self.config.cohort, self.work)
         earlier = self.open_earlier(self.outlook.shown)
         if self.outlook.refit_reasons:
             reasons = list(self.outlook.refit_reasons)

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 from estimator.packing import DOSAGES, GENOTYPES
-from pipeline import budget, provenance, publication, stages
+from pipeline import budget, fit_stage, lineage, provenance, publication, sources
 from pipeline.apply import apply_model
 from pipeline.cohort import Cohort, open_cohort
 from pipeline.config import RunConfig
@@ -82,10 +82,10 @@ def run(
     if back is not None:
         back.check_source(source)
     with open_workspace(output, resume=resume, overwrite=overwrite) as workspace:
-        cohort = stages.open_to_fit(source, workspace.work)
-        stages.check_labels(labels, cohort.sample_ids, config)
-        inputs = stages.provenance_inputs(cohort.fingerprint(), config, labels)
-        attrs = stages.describe(source, config, inputs)
+        cohort = sources.open_to_fit(source, workspace.work)
+        fit_stage.check_labels(labels, cohort.sample_ids, config)
+        inputs = lineage.provenance_inputs(cohort.fingerprint(), config, labels)
+        attrs = lineage.describe(source, config, inputs)
         k = config.fit.n_populations
         if back is not None:
             back.check(source, attrs["stamp"], k, named=labels is not None)
@@ -191,9 +191,9 @@ def _run_stages(
     if not workspace.is_built("prepared.zarr"):
         with meter.stage("prepare"):
             prepare(cohort, paths["prepared.zarr"], config.qc, meter.cluster, attrs)
-    prepared = stages.open_for_fit(paths["prepared.zarr"], config, labels)
+    prepared = fit_stage.open_for_fit(paths["prepared.zarr"], config, labels)
     if not workspace.is_built("model.zarr"):
-        stages.fit_model(prepared, paths["model.zarr"], config, meter, attrs)
+        fit_stage.fit_model(prepared, paths["model.zarr"], config, meter, attrs)
     if not workspace.is_built("ancestry.zarr"):
         with meter.stage("apply"):
             apply_model(

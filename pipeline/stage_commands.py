@@ -77,10 +77,10 @@ def prepare(
 ) -> None:
     """Check the quality of COHORT and pack its genotypes for the fit."""
     config = configure(config_path, no_qc=no_qc, include_x=include_x)
-    from pipeline import stages
+    from pipeline import prepare_stage
 
     cluster = where.cluster()
-    stages.prepare_only(cohort, output, config, cluster, **restart)
+    prepare_stage.prepare_only(cohort, output, config, cluster, **restart)
     click.echo(f"prepared {cohort} as {output}")
 
 
@@ -109,11 +109,11 @@ def fit(
     config = configure(
         config_path, seed=seed, n_populations=n_populations, method=method
     )
-    from pipeline import stages
+    from pipeline import fit_stage
 
     cluster = where.cluster()
     known = read_labels(labels)
-    stages.fit_only(prepared, output, config, cluster, labels=known, **restart)
+    fit_stage.fit_only(prepared, output, config, cluster, labels=known, **restart)
     click.echo(f"fitted {prepared}: {output}")
 
 
@@ -184,10 +184,10 @@ def apply_(
 ) -> None:
     """Project the people of COHORT on a fitted MODEL."""
     config = configure(config_path, refine=refine, strand=strand)
-    from pipeline import stages
+    from pipeline import projection
 
     cluster = where.cluster()
-    found = stages.project(model, cohort, output, config, cluster, **options)
+    found = projection.project(model, cohort, output, config, cluster, **options)
     click.echo(f"variants of the model: {found}")
     click.echo(f"ancestry of {cohort}: {output}")
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from estimator import training
-from pipeline import apply, fit_check, run, stages
+from pipeline import apply, fit_check, projection, run
 from pipeline.config import ApplyConfig, FitConfig, QCConfig, RunConfig, TrainConfig
 from pipeline.labels import read_labels
 from pipeline.references import choose_references
@@ -132,7 +132,7 @@ def test_run__references_are_everybody_in_a_small_cohort(right: Path):
 def test_apply__check_can_be_left_out(cohort: str, right: Path, tmp_path: Path):
     output = tmp_path / "ancestry.zarr"
     without = config(3, fit_check_people=0)
-    stages.project(right / "model.zarr", cohort, output, without, SERIAL)
+    projection.project(right / "model.zarr", cohort, output, without, SERIAL)
     store = Store.open(output, "ancestry")
     assert store.attrs["fit_check"] is None
     assert not {*FIT_CHECK, *REFERENCES} & set(store.names())
@@ -144,7 +144,9 @@ def test_project__new_people_are_checked_among_themselves(
     genotypes = draw(1)[0]
     genotypes[3] = -1
     source = write(tmp_path / "new", genotypes)
-    stages.project(right / "model.zarr", source, tmp_path / "a.zarr", config(3), SERIAL)
+    projection.project(
+        right / "model.zarr", source, tmp_path / "a.zarr", config(3), SERIAL
+    )
     store = Store.open(tmp_path / "a.zarr", "ancestry")
     flagged = store.read("sample_poorly_described")
     ghosts = np.arange(N_PEOPLE) >= N_PEOPLE - N_GHOSTS
@@ -161,7 +163,7 @@ def test_project__new_people_are_checked_among_themselves(
 def test_project__one_person_is_not_checked(right: Path, tmp_path: Path):
     source = write(tmp_path / "new", draw(1)[0][:1])
     output = tmp_path / "ancestry.zarr"
-    stages.project(right / "model.zarr", source, output, config(3), SERIAL)
+    projection.project(right / "model.zarr", source, output, config(3), SERIAL)
     assert Store.open(output, "ancestry").attrs["fit_check"] is None
 
 
@@ -191,7 +193,7 @@ def test_apply__resumed_gives_the_same_bytes(
     # Fewer references than people, so that they have to be chosen.
     settings = config(3, fit_check_people=64)
     model, outputs = right / "model.zarr", [tmp_path / "a.zarr", tmp_path / "b.zarr"]
-    stages.project(model, cohort, outputs[0], settings, SERIAL)
+    projection.project(model, cohort, outputs[0], settings, SERIAL)
     original, calls = getattr(apply, name), []
 
     def die(*args: Any) -> Any:
@@ -204,8 +206,8 @@ def test_apply__resumed_gives_the_same_bytes(
     with monkeypatch.context() as patch:
         patch.setattr(apply, name, die)
         with pytest.raises(_KilledError):
-            stages.project(model, cohort, outputs[1], settings, SERIAL)
-    stages.project(model, cohort, outputs[1], settings, SERIAL, resume=True)
+            projection.project(model, cohort, outputs[1], settings, SERIAL)
+    projection.project(model, cohort, outputs[1], settings, SERIAL, resume=True)
     first, second = (
         {
             str(path.relative_to(output)): path.read_bytes()

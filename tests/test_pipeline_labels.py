@@ -9,7 +9,7 @@ import pytest
 
 from estimator.config import MIN_FREQUENCY
 from estimator.packing import unpack_genotypes
-from pipeline import labels, run, stages
+from pipeline import fit_stage, labels, lineage, run
 from pipeline.config import FitConfig, QCConfig, RunConfig, TrainConfig
 from pipeline.errors import InputError
 from pipeline.prepared import open_prepared
@@ -92,7 +92,7 @@ def test_check_labels__the_neural_method_takes_none(tmp_path):
     found = labels.read_labels(write(tmp_path, "s0\tA\n"))
     config = RunConfig(fit=FitConfig(method="neural"))
     with pytest.raises(InputError, match="takes no labels; leave --labels out"):
-        stages.check_labels(found, IDS, config)
+        fit_stage.check_labels(found, IDS, config)
 
 
 def run_labelled(cohort: str, folder: Path, text: str, k: int) -> Path:
@@ -179,14 +179,14 @@ def test_labels__are_part_of_what_a_resumed_fit_must_agree_with(tmp_path):
     prepared = helpers.small_prepared(tmp_path, helpers.random_genotypes(40, 12))
     assert open_prepared(prepared.path).fixed is None
     inputs = [
-        stages.provenance_inputs("x", RunConfig(), known)
+        lineage.provenance_inputs("x", RunConfig(), known)
         for known in (
             None,
             labels.read_labels(write(tmp_path, "s0\tA\ns1\tA\n")),
             labels.read_labels(write(tmp_path, "s0\tA\ns2\tA\n")),
         )
     ]
-    stamps = {stages.describe("c.vcz", RunConfig(), each)["stamp"] for each in inputs}
+    stamps = {lineage.describe("c.vcz", RunConfig(), each)["stamp"] for each in inputs}
     assert len(stamps) == 3
     assert "labels" not in inputs[0]
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from estimator.metrics import rmse
-from pipeline import cluster, devices, joint, run, stages
+from pipeline import cluster, devices, joint, projection, run
 from pipeline.config import (
     ApplyConfig,
     FitConfig,
@@ -213,7 +213,7 @@ def test_project__gives_the_encoders_answer_unless_told_to_refine(
     for refine in (-1, 3):
         output = tmp_path / f"{refine}.zarr"
         config = dataclasses.replace(CONFIG, apply=ApplyConfig(refine=refine))
-        stages.project(
+        projection.project(
             finished / "model.zarr",
             str(cohort),
             output,

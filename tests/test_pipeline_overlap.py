@@ -10,7 +10,7 @@ import pytest
 import scipy.optimize
 
 from estimator.metrics import rmse
-from pipeline import given, stages
+from pipeline import given, projection, sources
 from pipeline.config import ApplyConfig, RunConfig, TrainConfig
 from pipeline.errors import InputError
 from pipeline.match import MatchCounts
@@ -100,7 +100,7 @@ def project(
         sample_id=written.people.astype(object),
     )
     arguments = (world.model, str(source), output, config(**apply), workers())
-    counts = stages.project(*arguments)
+    counts = projection.project(*arguments)
     return Store.open(output, "ancestry"), counts
 
 
@@ -314,7 +314,7 @@ def test_project__trusted_warns_of_the_opposite_strand(world, tmp_path, caplog):
 def test_project__the_cohort_that_the_model_was_fitted_to_is_trusted(world, tmp_path):
     _, before = project(world, world.written, tmp_path / "before")
     source = tmp_path / "before" / "cohort.vcz"
-    cohort = stages.open_source(str(source), tmp_path)
+    cohort = sources.open_source(str(source), tmp_path)
     model = Store.open(world.model, "model", writable=True)
     model.set_attrs(cohort_fingerprint=cohort.fingerprint())
     _, after = project(world, world.written, tmp_path / "after")
@@ -351,7 +351,7 @@ def test_project__resumed_after_it_was_finished_reports_the_same(world, tmp_path
     _, counts = project(world, world.written, tmp_path)
     output = tmp_path / "ancestry.zarr"
     source = str(tmp_path / "cohort.vcz")
-    again = stages.project(
+    again = projection.project(
         world.model, source, output, config(), workers(), resume=True
     )
     assert again == counts

@@ -13,7 +13,7 @@ import pytest
 from estimator import training
 from estimator.metrics import rmse
 from estimator.packing import CALLS, DOSAGES, GENOTYPES, Encoding, unpack_alleles
-from pipeline import prepare, run, stages
+from pipeline import fit_stage, prepare, prepare_stage, projection, run, sources
 from pipeline.config import FitConfig, QCConfig, RunConfig, TrainConfig
 from pipeline.draws import CallKinds
 from pipeline.errors import InputError
@@ -64,7 +64,7 @@ def simulated(folder: Path, kind: str, **changes: Any) -> Path:
 
 def prepared_from(source: Path, folder: Path) -> Path:
     path = folder / f"{source.stem}.prepared.zarr"
-    cohort = stages.open_source(str(source), folder)
+    cohort = sources.open_source(str(source), folder)
     prepare.prepare(cohort, path, CONFIG.qc, SerialCluster(), {"stamp": source.stem})
     return path
 
@@ -83,13 +83,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def sources(folder: Path) -> dict[str, Path]:
+def cohorts(folder: Path) -> dict[str, Path]:
     return {kind: simulated(folder, kind) for kind in KINDS}
 
 
 @pytest.fixture(scope="module")
-def stores(sources: dict[str, Path], folder: Path) -> dict[str, Path]:
-    return {kind: prepared_from(source, folder) for kind, source in sources.items()}
+def stores(cohorts: dict[str, Path], folder: Path) -> dict[str, Path]:
+    return {kind: prepared_from(source, folder) for kind, source in cohorts.items()}
 
 
 @pytest.fixture(scope="module")
@@ -104,8 +104,8 @@ def test_prepare__has_the_narrowest_encoding(stores, kind):
     assert open_prepared(stores[kind]).itemsize == ENCODINGS[kind].itemsize
 
 
-def test_prepare__keeps_the_alleles_observed(sources, stores):
-    calls = helpers.read_array(sources["x"], "call_genotype")
+def test_prepare__keeps_the_alleles_observed(cohorts, stores):
+    calls = helpers.read_array(cohorts["x"], "call_genotype")
     known = calls >= 0
     found = unpack_alleles(
         open_store(stores["x"]).read("call_genotype_packed"), len(calls)
@@ -135,9 +135,9 @@ def test_prepare__whole_dosages_have_the_bytes_of_genotypes(stores):
     [*(pytest.param(k, marks=pytest.mark.soak) for k in ("half", "dosage")), "x"],
 )
 def test_fit__finds_the_truth_as_well_as_from_diploid_calls(
-    sources, stores, diploid_q, tmp_path, kind
+    cohorts, stores, diploid_q, tmp_path, kind
 ):
-    truth = helpers.read_array(sources["diploid"], "simulated_ancestry_proportion")
+    truth = helpers.read_array(cohorts["diploid"], "simulated_ancestry_proportion")
     reference = rmse(diploid_q, truth)
     assert reference < 0.05
     # Males have 85 % of the alleles that they have at two each, dosages less noise.
@@ -146,7 +146,7 @@ def test_fit__finds_the_truth_as_well_as_from_diploid_calls(
 
 def recode(source: Path, target: Path, encoding: Encoding) -> Path:
     """The same prepared calls in a wider encoding."""
-    cohort = stages.open_source(str(source), target.parent)
+    cohort = sources.open_source(str(source), target.parent)
 
     def counted(*arguments: Any) -> QCResult:
         result = original(*arguments)
@@ -160,17 +160,17 @@ def recode(source: Path, target: Path, encoding: Encoding) -> Path:
     return target
 
 
-def test_fit__of_diploid_calls_is_the_same_at_four_bits(sources, diploid_q, tmp_path):
-    wide = recode(sources["diploid"], tmp_path / "wide.zarr", CALLS)
+def test_fit__of_diploid_calls_is_the_same_at_four_bits(cohorts, diploid_q, tmp_path):
+    wide = recode(cohorts["diploid"], tmp_path / "wide.zarr", CALLS)
     assert open_prepared(wide).itemsize == 2
     q = fitted_q(wide, tmp_path / "rounds")
     np.testing.assert_allclose(q, diploid_q, atol=1e-6)
 
 
 def test_fit__of_whole_dosages_is_the_same_at_sixteen_bits(
-    sources, diploid_q, tmp_path
+    cohorts, diploid_q, tmp_path
 ):
-    wide = recode(sources["whole dosage"], tmp_path / "wide.zarr", DOSAGES)
+    wide = recode(cohorts["whole dosage"], tmp_path / "wide.zarr", DOSAGES)
     assert open_prepared(wide).itemsize == 8
     q = fitted_q(wide, tmp_path / "rounds")
     # The two kernels round the likelihood differently, and a fit ends anywhere within
@@ -186,15 +186,15 @@ def summary_of(output: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def finished(sources, tmp_path_factory) -> Path:
+def finished(cohorts, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("run") / "out"
-    source = str(sources["x"])
+    source = str(cohorts["x"])
     run.run(source, output, CONFIG, SERIAL)
     return output
 
 
-def test_run__with_x_has_the_likelihood_of_the_oracle(finished, sources):
-    calls = helpers.read_array(sources["x"], "call_genotype")
+def test_run__with_x_has_the_likelihood_of_the_oracle(finished, cohorts):
+    calls = helpers.read_array(cohorts["x"], "call_genotype")
     known = calls >= 0
     counts = (
         np.where(known, calls, 0).sum(axis=2).T.astype(float),
@@ -219,15 +219,15 @@ def test_fit_only__refuses_workers_without_room_for_the_encoding(finished, tmp_p
     tight: contextlib.nullcontext[Cluster] = contextlib.nullcontext(_TightCluster())
     prepared = finished / "prepared.zarr"
     with pytest.raises(InputError, match=r"a worker needs about \d+ MiB to \w+, and"):
-        stages.fit_only(prepared, tmp_path / "model.zarr", CONFIG, tight)
+        fit_stage.fit_only(prepared, tmp_path / "model.zarr", CONFIG, tight)
     assert not (tmp_path / "model.zarr").exists()
 
 
-def test_run__without_x_uses_autosomes(sources, tmp_path):
+def test_run__without_x_uses_autosomes(cohorts, tmp_path):
     config = RunConfig(qc=QCConfig(max_ld_r2=1.0, min_maf=0.0), fit=CONFIG.fit)
     path = tmp_path / "prepared.zarr"
-    source = str(sources["x"])
-    stages.prepare_only(source, path, config, SERIAL)
+    source = str(cohorts["x"])
+    prepare_stage.prepare_only(source, path, config, SERIAL)
     store = open_store(path)
     assert "X" not in store.read("variant_contig_name")
     # X took the haploid calls with it.
@@ -237,20 +237,20 @@ def test_run__without_x_uses_autosomes(sources, tmp_path):
 
 
 def project(model: Path, source: Path, output: Path) -> np.ndarray:
-    stages.project(model, str(source), output, CONFIG, SERIAL)
+    projection.project(model, str(source), output, CONFIG, SERIAL)
     return Store.open(output, "ancestry").read("sample_ancestry_proportion")
 
 
 @pytest.mark.parametrize("kind", ["x", "half", "dosage"])
-def test_project__takes_every_kind_of_call(finished, sources, tmp_path, kind):
+def test_project__takes_every_kind_of_call(finished, cohorts, tmp_path, kind):
     model = finished / "model.zarr"
     # The alleles and places of the variants are those of the model's cohort.
-    source = simulated(tmp_path, kind) if kind != "x" else sources["x"]
+    source = simulated(tmp_path, kind) if kind != "x" else cohorts["x"]
     if kind != "x":
         for name in ("contig_id", "variant_contig", "variant_position"):
-            _copy_array(sources["x"], source, name)
+            _copy_array(cohorts["x"], source, name)
     q = project(model, source, tmp_path / "out.zarr")
-    truth = helpers.read_array(sources["x"], "simulated_ancestry_proportion")
+    truth = helpers.read_array(cohorts["x"], "simulated_ancestry_proportion")
     fitted = Store.open(finished / "ancestry.zarr", "ancestry").read(
         "sample_ancestry_proportion"
     )
@@ -281,4 +281,4 @@ def test_open_source__refuses_dosages_with_an_absent_chunk(tmp_path):
     source = helpers.write_dosages(tmp_path / "cohort.vcz", dosages)
     (Path(source) / "call_dosage" / "1.0").unlink()
     with pytest.raises(InputError, match=r"chunk 1\.0 of array call_dosage is absent"):
-        stages.open_source(source, tmp_path)
+        sources.open_source(source, tmp_path)

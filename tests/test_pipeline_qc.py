@@ -9,7 +9,7 @@ import pytest
 import sgkit
 
 from estimator.packing import CALLS, DOSAGES, GENOTYPES
-from pipeline import decode, linkage, pruning, qc, stages, variant_list
+from pipeline import decode, lineage, linkage, pruning, qc, variant_list
 from pipeline.cohort import Cohort, open_cohort
 from pipeline.config import QCConfig, RunConfig
 from pipeline.errors import InputError
@@ -496,7 +496,9 @@ def test_quality_control__list_of_an_export(tmp_path):
 def test_quality_control__list_that_no_file_can_be(tmp_path):
     cohort = _cohort(tmp_path, random_genotypes(30, 20, missing=0))
     config = _config(variants="a\0b")
-    assert stages.provenance_inputs("", RunConfig(qc=config))["files"] == {"a\0b": None}
+    assert lineage.provenance_inputs("", RunConfig(qc=config))["files"] == {
+        "a\0b": None
+    }
     with pytest.raises(InputError, match=r"qc\.variants: .* cannot be read"):
         qc.quality_control(cohort, config)
 

@@ -20,9 +20,9 @@ from pipeline import (
     due,
     location,
     lock,
+    projection,
     publication,
     reprocess,
-    stages,
     update,
     versions,
 )
@@ -184,7 +184,7 @@ def test_reprocess__new_people_equal_a_direct_projection(folder: Path, tmp_path:
     write(tmp_path / "new.vcz", range(N_PEOPLE, N_PEOPLE + N_NEW))
     direct = tmp_path / "direct.zarr"
     model = folder / "out" / "model.zarr"
-    stages.project(model, str(tmp_path / "new.vcz"), direct, RUN, SERIAL)
+    projection.project(model, str(tmp_path / "new.vcz"), direct, RUN, SERIAL)
     names = ["sample_ancestry_proportion", "sample_log_likelihood", "sample_n_called"]
     for name in names:
         new = ancestry(folder, 2).read(name)[N_PEOPLE:]
@@ -405,7 +405,7 @@ def test_renumber_model__encoder_and_projection_follow(begun: Path, tmp_path: Pa
     for path in (model, turned):
         output = tmp_path / f"of-{path.name}"
         settings = RunConfig(apply=alone)
-        stages.project(path, str(begun / "cohort.vcz"), output, settings, SERIAL)
+        projection.project(path, str(begun / "cohort.vcz"), output, settings, SERIAL)
         store = Store.open(output, "ancestry")
         found.append(store.read("sample_ancestry_proportion"))
         errors.append(store.read("sample_ancestry_proportion_se"))

@@ -10,7 +10,19 @@ import numpy as np
 import pytest
 
 from estimator import training
-from pipeline import apply, checkpoint, decode, minibatch, prepare, run, stages, train
+from pipeline import (
+    apply,
+    checkpoint,
+    decode,
+    fit_stage,
+    minibatch,
+    prepare,
+    prepare_stage,
+    projection,
+    run,
+    sources,
+    train,
+)
 from pipeline.cluster import Cluster
 from pipeline.config import FitConfig, QCConfig, RunConfig, TrainConfig
 from pipeline.errors import InputError
@@ -190,13 +202,13 @@ def _finish(step: str) -> Callable[..., None]:
 
     def work(source: Path, finished: Path, output: Path, **options: Any) -> None:
         if step == "prepare":
-            stages.prepare_only(str(source), output, CONFIG, SERIAL, **options)
+            prepare_stage.prepare_only(str(source), output, CONFIG, SERIAL, **options)
         elif step == "fit":
             prepared = finished / "prepared.zarr"
-            stages.fit_only(prepared, output, CONFIG, SERIAL, **options)
+            fit_stage.fit_only(prepared, output, CONFIG, SERIAL, **options)
         else:
             model = finished / "model.zarr"
-            stages.project(model, str(source), output, CONFIG, SERIAL, **options)
+            projection.project(model, str(source), output, CONFIG, SERIAL, **options)
 
     return work
 
@@ -251,7 +263,7 @@ def test_prepare_only__refuses_to_resume_with_another_cohort(
     helpers.write_cohort(other, genotypes, chunks=(20, 32))
 
     def work(path: Path, **options: bool) -> None:
-        stages.prepare_only(str(path), output, CONFIG, SERIAL, **options)
+        prepare_stage.prepare_only(str(path), output, CONFIG, SERIAL, **options)
 
     _interrupt(monkeypatch, *UNITS["prepare"], 1, lambda: work(source))
     with pytest.raises(InputError, match="the unfinished run has another cohort; run"):
@@ -267,16 +279,16 @@ def test_fit_only__refuses_to_resume_with_another_prepared_store(
     """Of the same cohort, but with other quality control."""
     prepared, output = tmp_path / "p.zarr", tmp_path / "out.zarr"
     strict = RunConfig(qc=QCConfig(max_ld_r2=1, min_maf=0.4))
-    stages.prepare_only(str(source), prepared, strict, SERIAL)
+    prepare_stage.prepare_only(str(source), prepared, strict, SERIAL)
     first = undisturbed / "prepared.zarr"
     _interrupt(
         monkeypatch,
         *UNITS["fit"],
         1,
-        lambda: stages.fit_only(first, output, CONFIG, SERIAL),
+        lambda: fit_stage.fit_only(first, output, CONFIG, SERIAL),
     )
     with pytest.raises(InputError, match="the unfinished run has another prepared"):
-        stages.fit_only(prepared, output, CONFIG, SERIAL, resume=True)
+        fit_stage.fit_only(prepared, output, CONFIG, SERIAL, resume=True)
 
 
 def _write_bed(path: Path, genotypes: bytes) -> None:
@@ -301,15 +313,15 @@ def test_open_source__imports_once_and_notices_other_files(
     with monkeypatch.context() as patch:
         patch.setattr("pipeline.ingest_bed._check_sample_ids", die)
         with pytest.raises(_KilledError):
-            stages.open_source(str(bed), folder)
+            sources.open_source(str(bed), folder)
     assert not (folder / "cohort.vcz").exists()
     assert (folder / ".cohort.vcz.import" / "store" / ".zmetadata").is_file()
-    first = stages.open_source(str(bed), folder).fingerprint()
+    first = sources.open_source(str(bed), folder).fingerprint()
     assert sorted(p.name for p in folder.iterdir()) == ["cohort.json", "cohort.vcz"]
-    with _counted(monkeypatch, stages, "ingest", None) as imports:
-        assert stages.open_source(str(bed), folder).fingerprint() == first
+    with _counted(monkeypatch, sources, "ingest", None) as imports:
+        assert sources.open_source(str(bed), folder).fingerprint() == first
     assert imports.n_calls == 0
     _write_bed(bed, b"\x1b\x2e\xf3")
     message = r"c\.bed has changed since the unfinished run imported it; restore it to"
     with pytest.raises(InputError, match=message):
-        stages.open_source(str(bed), folder)
+        sources.open_source(str(bed), folder)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from estimator.metrics import match_components, rmse
-from pipeline import checkpoint, cluster, devices, run, stages, store
+from pipeline import checkpoint, cluster, devices, projection, run, store
 from pipeline.config import ApplyConfig, FitConfig, QCConfig, RunConfig, TrainConfig
 from pipeline.errors import InputError
 from pipeline.simulate import simulate
@@ -404,7 +404,7 @@ def test_project__new_people_get_the_maximum_of_their_likelihood(
         source = tmp_path / f"{name}.vcz"
         helpers.write_cohort(str(source), genotypes, chunks=(400, 100), **arrays)
         output = tmp_path / f"{name}.zarr"
-        match = stages.project(
+        match = projection.project(
             finished / "model.zarr",
             str(source),
             output,
@@ -427,13 +427,13 @@ def test_project__encoder_alone_is_close_and_refining_closes_the_gap(
     config = RunConfig(apply=ApplyConfig(refine=0))
     output = tmp_path / "encoder.zarr"
     arguments = (finished / "model.zarr", str(cohort), output, config)
-    stages.project(*arguments, contextlib.nullcontext(workers))
+    projection.project(*arguments, contextlib.nullcontext(workers))
     encoded = Store.open(output, "ancestry").read("sample_ancestry_proportion")
     refined = read(finished, "sample_ancestry_proportion")
     difference = rmse(encoded, refined, match=False)
     assert 1e-4 < difference < 0.03
     with pytest.raises(InputError, match="exists already; pass --overwrite"):
-        stages.project(*arguments, contextlib.nullcontext(workers))
+        projection.project(*arguments, contextlib.nullcontext(workers))
 
 
 # Log-likelihood of ADMIXTURE 1.3's published Q and P on the same data.

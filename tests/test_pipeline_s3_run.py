@@ -16,7 +16,16 @@ import numpy as np
 import pytest
 
 from estimator import training
-from pipeline import cluster, devices, export, publication, run, stages
+from pipeline import (
+    cluster,
+    devices,
+    export,
+    fit_stage,
+    prepare_stage,
+    projection,
+    publication,
+    run,
+)
 from pipeline.config import (
     FitConfig,
     QCConfig,
@@ -221,15 +230,15 @@ def test_project__from_published_stores_to_a_published_store(
     output = remote("stages")
     nothing = contextlib.nullcontext(workers)
     places = [output / f"{name}.zarr" for name in ("prepared", "model", "ancestry")]
-    stages.prepare_only(str(cohort), places[0], CONFIG, nothing)
-    stages.fit_only(places[0], places[1], CONFIG, nothing)
-    stages.project(places[1], str(cohort), places[2], CONFIG, nothing)
+    prepare_stage.prepare_only(str(cohort), places[0], CONFIG, nothing)
+    fit_stage.fit_only(places[0], places[1], CONFIG, nothing)
+    projection.project(places[1], str(cohort), places[2], CONFIG, nothing)
     real = publication.resolve(places[2])
     found = Store.open(real, "ancestry").read("sample_ancestry_proportion")
     assert found.shape == (80, 2)
     assert len(list(output.iterdir())) == 6
     with pytest.raises(InputError, match="exists already; pass --overwrite"):
-        stages.project(places[1], str(cohort), places[2], CONFIG, nothing)
+        projection.project(places[1], str(cohort), places[2], CONFIG, nothing)
 
 
 def begun(proxy: Proxy, part: str) -> bool:

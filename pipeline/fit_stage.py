@@ -1,0 +1,190 @@
+"""The fit on its own: a prepared store in, a model store out.
+
+Also loaded where no cohort is read, and so does without what reading one takes.
+"""
+
+import dataclasses
+import logging
+import sys
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline import budget, publication
+from pipeline.bundle import save_model
+from pipeline.config import NEURAL, FitConfig, RunConfig
+from pipeline.errors import InputError
+from pipeline.fit import fit
+from pipeline.labels import Labels, fix_labelled, place_labels
+from pipeline.lineage import describe, provenance_inputs
+from pipeline.location import Location, delete_tree
+from pipeline.meter import Meter
+from pipeline.neural import NeuralFit
+from pipeline.prepared import Prepared, hold_out, open_prepared, open_store
+from pipeline.tasks import Cluster
+from pipeline.train import train
+from pipeline.workspace import open_store_workspace
+
+logger = logging.getLogger(__name__)
+
+
+def check_labels(
+    labels: Labels | None, sample_ids: npt.NDArray[np.str_], config: RunConfig
+) -> None:
+    """Refuse labels that do not fit the cohort, before any work.
+
+    Raises
+    ------
+    InputError
+        If a labelled person is not in the cohort, the populations are more than K, or
+        the method takes no labels.
+    """
+    if labels is None:
+        return
+    if config.fit.method == NEURAL:
+        raise InputError(
+            'fit.method is "neural", which takes no labels; leave --labels out or fit '
+            'with "likelihood"'
+        )
+    place_labels(labels, sample_ids, config.fit.n_populations)
+
+
+def open_for_fit(path: Location, config: RunConfig, labels: Labels | None) -> Prepared:
+    """Open a prepared store as the fit sees it: who is left out, who is labelled."""
+    prepared = hold_out(open_prepared(path), config.held_out)
+    if labels is None:
+        return prepared
+    sample_ids = open_store(path).read("sample_id")
+    return fix_labelled(prepared, labels, sample_ids, config.fit.n_populations)
+
+
+def fit_model(
+    prepared: Prepared,
+    path: Location,
+    config: RunConfig,
+    meter: Meter,
+    attrs: dict[str, Any],
+) -> None:
+    """Fit the model, train its encoder, and write the model store.
+
+    Files of the rounds go beside the store, and are deleted with success.
+    """
+    rounds = path.with_name("rounds")
+    if config.fit.method == NEURAL:
+        _train_jointly(prepared, path, config, meter, attrs)
+        delete_tree(rounds)
+        return
+    with meter.stage("fit"):
+        fitted = fit(
+            prepared,
+            _fit_within_memory(prepared, config, meter.cluster),
+            meter.cluster,
+            rounds,
+            seed=config.seed,
+            stamp=attrs["stamp"],
+        )
+    if not fitted.converged:
+        logger.warning(
+            "the fit did not converge in %d rounds; raise fit.max_rounds",
+            config.fit.max_rounds,
+        )
+    with meter.stage("train"):
+        encoder = train(
+            prepared,
+            fitted,
+            config.train,
+            meter.cluster,
+            rounds / "encoder",
+            seed=config.seed,
+            stamp=attrs["stamp"],
+        )
+        save_model(path, prepared, fitted, encoder, attrs)
+    delete_tree(rounds)
+
+
+def _fit_within_memory(
+    prepared: Prepared, config: RunConfig, cluster: Cluster
+) -> FitConfig:
+    """The fit's settings, with as many shards kept as the workers have room for.
+
+    It changes nothing in the results, and so nothing in their provenance.
+
+    Raises
+    ------
+    InputError
+        If the fit would not fit. A run was admitted before anybody knew that calls of
+        a single allele take twice the room.
+    """
+    sizes = budget.Sizes(
+        prepared.n_samples,
+        prepared.n_variants,
+        prepared.sample_chunk,
+        variant_chunk=1,
+        itemsize=prepared.itemsize,
+    )
+    n_workers = max(len(cluster.workers), 1)
+    limit = cluster.memory_limit()
+    planned = budget.plan_budget(sizes, config, n_workers, limit)
+    budget.check_budget(
+        planned, worker_limit=limit, driver_limit=sys.maxsize, free_disk=sys.maxsize
+    )
+    return dataclasses.replace(config.fit, cache_bytes=planned.cache_bytes)
+
+
+def _train_jointly(
+    prepared: Prepared,
+    path: Location,
+    config: RunConfig,
+    meter: Meter,
+    attrs: dict[str, Any],
+) -> None:
+    """Train encoder and P together: starting values as one stage, then the rest."""
+    bounded = _fit_within_memory(prepared, config, meter.cluster)
+    config = dataclasses.replace(config, fit=bounded)
+    training = NeuralFit(
+        prepared, config, meter.cluster, path.with_name("rounds"), attrs["stamp"]
+    )
+    with meter.stage("fit"):
+        training.start()
+    with meter.stage("train"):
+        result = training.train()
+        evaluated = {**attrs, "evaluation": result.evaluation}
+        save_model(path, prepared, result.fitted, result.encoder, evaluated)
+
+
+def fit_only(
+    prepared_path: Location,
+    output: Location,
+    config: RunConfig,
+    cluster: AbstractContextManager[Cluster],
+    *,
+    labels: Labels | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Make a model store of a prepared one, with some people's population known.
+
+    Raises
+    ------
+    InputError
+        If the prepared store or the labels cannot be used, or the output exists.
+    """
+    name = "model.zarr"
+    options = {"resume": resume, "overwrite": overwrite}
+    found = open_prepared(publication.resolve(prepared_path))
+    origin = open_store(found.path)
+    check_labels(labels, origin.read("sample_id"), config)
+    prepared = open_for_fit(found.path, config, labels)
+    inputs = provenance_inputs(origin.attrs["cohort_fingerprint"], config, labels)
+    inputs["prepared"] = origin.attrs["stamp"]
+    attrs = describe(str(prepared_path), config, inputs)
+    with open_store_workspace(output, name, **options) as workspace:
+        if resume and workspace.conclude(attrs["stamp"]):
+            return
+        workspace.check_inputs(inputs)
+        with cluster as workers:
+            meter = Meter(workers, workspace.building("stages.json"))
+            fit_model(prepared, workspace.building(name), config, meter, attrs)
+        workspace.publish()

@@ -1,0 +1,60 @@
+"""Open what a command was given: a VCF Zarr store, or files that are imported first."""
+
+import json
+
+from pipeline import provenance, publication
+from pipeline.cohort import Cohort, open_cohort
+from pipeline.distinct import check_distinct
+from pipeline.errors import InputError
+from pipeline.ingest import ingest, needs_import, source_digest
+from pipeline.location import Location, locate
+from pipeline.store import check_genotypes
+
+
+def open_source(source: str, folder: Location) -> Cohort:
+    """Open a cohort, importing it into a folder first if it is no VCF Zarr store.
+
+    The processes of an import are one a core of this machine.
+
+    Raises
+    ------
+    InputError
+        If it cannot be used, or if files that were imported there have changed.
+    """
+    path = locate(source)
+    if needs_import(source):
+        path = folder / "cohort.vcz"
+        _import_once(source, path, folder / "cohort.json")
+    url = str(publication.resolve(path))
+    cohort = open_cohort(url)
+    check_genotypes(url)
+    return cohort
+
+
+def open_to_fit(source: str, folder: Location) -> Cohort:
+    """Open a cohort as `open_source` does, for a model of its own.
+
+    Where people are projected on a model, the matching chooses among duplicates.
+
+    Raises
+    ------
+    InputError
+        Also if it has a variant twice.
+    """
+    cohort = open_source(source, folder)
+    check_distinct(cohort)
+    return cohort
+
+
+def _import_once(source: str, path: Location, kept: Location) -> None:
+    """Import to a path, unless it is there already, and keep the files' digest."""
+    digest = source_digest(source)
+    if not path.exists():
+        provenance.write_json(kept, digest)
+        # What is to be done with an import that was begun, the workspace decides.
+        ingest(source, path, resume=True, digest=digest)
+    elif json.loads(kept.read_text()) != digest:
+        raise InputError(
+            f"{source} has changed since the unfinished run imported it; restore it "
+            "to --resume, or --overwrite to start afresh"
+        )
