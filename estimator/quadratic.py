@@ -22,6 +22,9 @@ RIDGE = 1e-6
 # A multiplier within this fraction of the largest gradient entry counts as zero.
 MULTIPLIER_TOLERANCE = 1e-6
 
+# What rounding may leave between a value in [0, 1] and its bound.
+ROUNDING = 2.0**-22
+
 Vectors = Float32[Array, "k problems"]
 Matrices = Float32[Array, "k k problems"]
 
@@ -175,7 +178,10 @@ def _solve_chunk(
         shortest = jnp.min(ratio, axis=0)
         blocked = shortest < 1
         moved = state.step + jnp.minimum(shortest, 1.0)[None] * direction
-        hits = state.free & blocked[None] & (ratio <= shortest[None])
+        # Where the sum is fixed, several meet their bounds together but for rounding.
+        left = jnp.abs(room) - shortest[None] * jnp.abs(direction)
+        near = (direction != 0) & (left <= ROUNDING)
+        hits = state.free & blocked[None] & ((ratio <= shortest[None]) | near)
         at_bound = jnp.where(direction < 0, lower, upper)
         moved = jnp.where(hits, at_bound, jnp.clip(moved, lower, upper))
 

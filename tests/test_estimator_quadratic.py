@@ -134,6 +134,18 @@ def test_solve__bounds_are_reached_exactly():
     assert not ((moved > 0) & (moved < 1e-7)).any()
 
 
+def test_solve__leaves_no_trace_of_what_is_given_up():
+    # Those who keep one population reach its upper and the others' lower bound at once.
+    rng = np.random.default_rng(4)
+    at = rng.dirichlet(np.full(3, 0.5), 500).T.astype(np.float32)
+    at[1] = 0
+    at /= at.sum(axis=0)
+    g = np.array([[-1e4], [-1e4], [1e4]], np.float32) * np.ones_like(at)
+    h = np.eye(3, dtype=np.float32)[:, :, None] * np.ones(500, np.float32)
+    moved = at + solve((g, h, -at, 1 - at), sum_is_fixed=True)
+    np.testing.assert_array_equal(moved[:2], 0)
+
+
 def test_solve__a_variable_at_its_bound_comes_back_inside():
     g = np.array([[5.0], [1.0], [-6.0]])
     h = np.eye(3)[:, :, None] * 20.0
