@@ -11,12 +11,13 @@ the Hessian found, the covariance of their Q is (H - S)^-1 H (H - S)^-1. As V_j 
 (sum_i Q_i Q_i')^-1 for every called genotype.
 
 And Q A^-1, A P fit as well as Q, P but for the bounds (`basis`), which tell the basis A
-with an error that moves everybody. Its covariance is the inverse of the curvature of F.
-It also has a bias: where people have none of some population, noise takes half of them
-below zero, and F rises when the populations move apart until they are inside. The bias
-is that of fits to quadratic models of people and variants drawn about a truth, which is
-the fit with the bias found so far undone, but for zeros, and with what is below one
-standard error at zero too.
+with an error that moves everybody. Its covariance is the inverse of the curvature of F,
+but along axes where F is flat no further than the next bounds. It also has a bias:
+where people have none of some population, noise takes half of them below zero, and F
+rises when the populations move apart until they are inside. The bias is that of fits to
+quadratic models of people and variants drawn about a truth, which is the fit with the
+bias found so far undone, but for zeros, and with what is below one standard error at
+zero too.
 
 References
 ----------
@@ -39,14 +40,18 @@ from estimator.uncertainty import MAX_STANDARD_ERROR, PopulationError
 Matrices = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.float32]
 
-# How much of the bias's square counts. With a bias b of s standard errors, intervals
-# hold 95 % if it is .9 of it for b = s / 2 and .5 for b = 3 s; a bootstrap has none.
-BIAS_SHARE = 0.5
 # Draws that find the bias, and how many of the last of them are averaged.
 DRAWS = 12
 AVERAGED = 6
 # Share of the way to what a draw says.
 _GAIN = 0.7
+# Errors of the basis this many times their median are looked at twice, so many times.
+FLAT = 3.0
+MAX_SHORTENINGS = 8
+# The fall may begin all at once, when the square root would lead too near.
+LEAST_SHORTENING = 0.5
+# What a standard error lowers a log-likelihood by.
+HALF = 0.5
 # Noise of P beyond this share of the differences is not told from them.
 MAX_NOISE = 0.5
 
@@ -84,7 +89,7 @@ def population_error(
     covariance = _basis_covariance(people, variants, weights)
     bias = _basis_bias(people, variants, weights, seed)
     squares = np.einsum("akck->kac", covariance)
-    squares += BIAS_SHARE * np.einsum("ak,ck->kac", bias, bias)
+    squares += np.einsum("ak,ck->kac", bias, bias)
     return PopulationError(noise.astype(np.float32), squares.astype(np.float32))
 
 
@@ -106,15 +111,37 @@ def _basis_covariance(
 ) -> Matrices:
     """Covariance of the entries of A, indexed as (a, b, c, d)."""
     k = len(people.position)
-    curvature = BasisObjective(people, variants, weights).expand(np.eye(k)).curvature
+    objective = BasisObjective(people, variants, weights)
+    here = objective.expand(np.eye(k))
     directions = row_directions(k)
     values, vectors = np.linalg.eigh(
-        -directions.T @ curvature.reshape(k * k, k * k) @ directions
+        -directions.T @ here.curvature.reshape(k * k, k * k) @ directions
     )
     # A basis that nothing tells has an error as large as any.
-    values = np.maximum(values, MAX_STANDARD_ERROR**-2)
-    root = directions @ (vectors / np.sqrt(values))
+    errors = np.maximum(values, MAX_STANDARD_ERROR**-2) ** -0.5
+    vectors = directions @ vectors
+    for i in np.flatnonzero(errors > FLAT * np.median(errors)):
+        axis = vectors[:, i].reshape(k, k)
+        errors[i] = _error_along(axis, objective, here.value, errors[i])
+    root = vectors * errors
     return (root @ root.T).reshape(k, k, k, k)
+
+
+def _error_along(
+    axis: Matrix, objective: BasisObjective, top: float, error: float
+) -> float:
+    """Step along an axis that lowers F by a half, forth and back on average.
+
+    F may be flat as far as the next bounds only, of which its curvature knows nothing.
+    """
+    unmoved = np.eye(len(axis))
+    for _ in range(MAX_SHORTENINGS):
+        steps = (error * axis, -error * axis)
+        fall = top - np.mean([objective.expand(unmoved + s).value for s in steps])
+        if not fall > 2 * HALF:
+            break
+        error *= max(np.sqrt(HALF / fall), LEAST_SHORTENING)
+    return error
 
 
 def _basis_bias(
@@ -134,6 +161,8 @@ def _basis_bias(
         ]
         fitted = choose_basis(*drawn, weights=weights, gradient=None, radius=MAX_RADIUS)
         bias = bias + _GAIN * (fitted - np.eye(k) - bias)
+        # Populations that the zeros kept draw together are not what is looked for.
+        bias = np.where(np.diagonal(bias)[:, None] > 0, bias, 0.0)
         found.append(bias)
     return np.mean(found[-AVERAGED:], axis=0)
 

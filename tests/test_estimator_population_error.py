@@ -8,8 +8,9 @@ import pytest
 
 from estimator import likelihood
 from estimator.basis import Models
+from estimator.basis_choice import Expansion
 from estimator.metrics import match_components
-from estimator.population_error import MAX_NOISE, population_error
+from estimator.population_error import MAX_NOISE, _error_along, population_error
 from estimator.uncertainty import PopulationError, standard_errors
 from tests import oracle
 from tests.test_estimator_relaxation import TILE, fit, padded_shard
@@ -81,6 +82,29 @@ def test_population_error__mean_squares_are_symmetric_and_fall_with_data():
         assert (np.linalg.eigvalsh(found.basis) > -1e-9).all()
     pure = np.einsum("kkk->k", coarse.basis) / np.einsum("kkk->k", fine.basis)
     assert (pure > 10).all()
+
+
+class _Valley:
+    """An F that is flat about A = 1 and falls steeply from some distance on."""
+
+    def __init__(self, width: float) -> None:
+        self._width = width
+
+    def expand(self, basis: np.ndarray) -> Expansion:
+        beyond = max(np.abs(basis - np.eye(len(basis))).max() - self._width, 0.0)
+        nothing = np.zeros((2, 2))
+        return Expansion(-1e4 * beyond, nothing, nothing)
+
+
+def test_error_along__ends_where_the_bounds_are():
+    axis = np.array([[1.0, -1.0], [0.0, 0.0]])
+    found = _error_along(axis, _Valley(0.02), 0.0, 0.3)  # type: ignore[arg-type]
+    assert 0.01 < found < 0.0202
+
+
+def test_error_along__believes_a_curvature_that_holds():
+    axis = np.array([[1.0, -1.0], [0.0, 0.0]])
+    assert _error_along(axis, _Valley(1.0), 0.0, 0.3) == 0.3  # type: ignore[arg-type]
 
 
 def test_population_error__same_seed_same_bytes():
