@@ -20,10 +20,12 @@ from estimator.quadratic import pair_indices
 from estimator.relaxation import newton_ancestry
 
 # Largest s'Hs of the Newton step s that is a person's last, H the negative Hessian: the
-# square of a tenth of a standard error. The likelihood is self-concordant, so that the
-# step leaves at most the square of that share, whatever the frequencies; a Hessian of
-# some of the variants would not, and cost more passes than it saves.
-TOLERANCE = 0.01
+# square of a seventh of a standard error. The likelihood is self-concordant: the step
+# leaves little more than the square of that share, whatever the frequencies, and in
+# practice 1e-4 of a standard error. A Hessian of some of the variants would leave more,
+# and cost more passes than it saves. With half of it, one person in 300 would take a
+# third pass, and with them everybody in their tile.
+TOLERANCE = 0.02
 # Change of an entry of Q at which it is no use to go back further.
 _SMALLEST = 5e-5
 # Fall of the likelihood, per variant, that is rounding of the probabilities.
