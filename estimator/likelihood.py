@@ -65,7 +65,7 @@ class TileShape(NamedTuple):
 # A CPU tile keeps its float32 temporaries in the second-level cache; a GPU tile is
 # large enough to fill the device.
 _TILES = {
-    "cpu": TileShape(people=128, width=256),
+    "cpu": TileShape(people=128, width=128),
     "gpu": TileShape(people=1024, width=8192),
 }
 

@@ -215,7 +215,7 @@ def test_tile_shape__depends_on_the_platform():
     assert likelihood.tile_shape() == likelihood.tile_shape("cpu")
     assert likelihood.tile_shape("gpu") == likelihood.tile_shape("cuda")
     assert likelihood.tile_shape("gpu").variants > likelihood.tile_shape("cpu").variants
-    assert likelihood.tile_shape("cpu").variants == 1024
+    assert likelihood.tile_shape("cpu").variants == 512
 
 
 # Products of centred genotypes
