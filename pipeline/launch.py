@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from pipeline import logs, watch
+from pipeline import logs, watch, workers
 from pipeline.errors import BusyError, ClusterError, InputError
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ class Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that was named."""
+        workers.collect_seldom()
         try:
             with _stoppable():
                 return super().invoke(ctx)
