@@ -1,4 +1,4 @@
-"""Steps of Q with P fixed: a pass over the genotypes and an exact Newton step.
+"""Steps of Q with P fixed: an exact Newton step from the statistics of a pass.
 
 The log-likelihood is then concave in each person's row of Q. A step maximises its
 second-order expansion on the simplex, for everybody at once. Rounds, which step P too,
@@ -10,29 +10,12 @@ Alexander, Novembre and Lange (2009), Genome Research 19:1655-1664.
 Alexander and Lange (2011), BMC Bioinformatics 12:246.
 """
 
-from functools import partial
-from typing import NamedTuple
-
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float32, Float64, Int
+from jaxtyping import Array, Float32, Int
 
-from estimator.likelihood import (
-    Ancestry,
-    FrequencyTiles,
-    Packed,
-    TileShape,
-    ancestry_statistics,
-)
+from estimator.likelihood import Ancestry
 from estimator.quadratic import solve_quadratic, symmetric_from_pairs
-
-
-class RelaxedAncestry(NamedTuple):
-    """Q after a step, and the log-likelihood of each person before it."""
-
-    ancestry: Ancestry
-    log_likelihood: Float64[Array, " people"]
 
 
 def newton_ancestry(
@@ -66,13 +49,3 @@ def fix_ancestry(ancestry: Ancestry, population: Int[np.ndarray, " n"]) -> Ances
     padded[: len(population)] = population
     given = padded[:, None] == np.arange(ancestry.shape[1])
     return jnp.where((padded >= 0)[:, None], given.astype(np.float32), ancestry)
-
-
-@partial(jax.jit, static_argnames=("tile",))
-def relax_ancestry(
-    packed: Packed, ancestry: Ancestry, frequencies: FrequencyTiles, *, tile: TileShape
-) -> RelaxedAncestry:
-    """One pass over a shard and one Newton step for Q with P fixed."""
-    statistics = ancestry_statistics(packed, ancestry, frequencies, tile=tile)
-    moved = newton_ancestry(ancestry, statistics.gradient, statistics.hessian)
-    return RelaxedAncestry(moved, statistics.log_likelihood)

@@ -139,9 +139,12 @@ def apply_model(
     projector = _Projector(prepared.path, model_path, stamp, refine)
     references = path.with_name("references.npz")
     check = fit_check.plan_check(config, prepared, model_path, references)
+    group_task = partial(_group_task, projector, prepared, errors)
+    blocks = plan.split_rows(prepared.n_samples, prepared.sample_chunk)
     if check is not None and not references.exists():
         with track("choosing references for the fit check"):
-            _choose_references(check, prepared, projector, cluster)
+            group = _groups(blocks[0], prepared)[0]
+            _choose_references(check, prepared, projector, cluster, group_task(group))
     store = Store.resume(path, KIND)
     if store is None:
         values = dict(_VALUES)
@@ -150,24 +153,15 @@ def apply_model(
         if check is not None:
             values |= schema.FIT_CHECK
         store = _lay_out(model_path, prepared, path, values, check)
-    blocks = plan.split_rows(prepared.n_samples, prepared.sample_chunk)
     store.track_blocks(len(blocks))
     left = store.blocks_left()
-    group_task = partial(
-        _GroupTask,
-        projector,
-        errors=errors,
-        check=None
-        if check is None
-        else GroupCheck(references, stamp, config.fit_check_threshold),
-    )
+    if check is not None:
+        checked = GroupCheck(references, stamp, config.fit_check_threshold)
+        group_task = partial(group_task, check=checked)
     with track("applying the model", len(left)) as progress:
         futures = []
         for block in left:
-            tasks = [
-                group_task(rows, _fixed_in(prepared, rows), prepared.in_fit[rows.slice])
-                for rows in _groups(blocks[block], prepared)
-            ]
+            tasks = [group_task(rows) for rows in _groups(blocks[block], prepared)]
             futures.append(_submit_block(cluster, path, block, blocks[block], tasks))
         for _ in cluster.completed(futures):
             progress.advance()
@@ -197,8 +191,16 @@ def apply_model(
         )
 
 
-def _fixed_in(prepared: Prepared, rows: Rows) -> npt.NDArray[np.int16] | None:
-    return None if prepared.fixed is None else prepared.fixed[rows.slice]
+def _group_task(
+    projector: _Projector,
+    prepared: Prepared,
+    errors: ErrorPlan | None,
+    rows: Rows,
+    check: GroupCheck | None = None,
+) -> _GroupTask:
+    fixed = None if prepared.fixed is None else prepared.fixed[rows.slice]
+    in_fit = prepared.in_fit[rows.slice]
+    return _GroupTask(projector, rows, fixed, in_fit, errors, check)
 
 
 def _groups(block: Rows, prepared: Prepared) -> list[Rows]:
@@ -215,9 +217,16 @@ def _group_size(prepared: Prepared) -> int:
 
 
 def _choose_references(
-    check: ReferencePlan, prepared: Prepared, projector: _Projector, cluster: Cluster
+    check: ReferencePlan,
+    prepared: Prepared,
+    projector: _Projector,
+    cluster: Cluster,
+    group: _GroupTask,
 ) -> None:
-    """Make the file of the references, from everybody who may be one of them."""
+    """Make the file of the references, from everybody who may be one of them.
+
+    A group, unchecked, is what a worker rehearses meanwhile.
+    """
     size = _group_size(prepared)
     parts = []
     for rows in plan.split_rows(len(check.candidates), size):
@@ -229,7 +238,10 @@ def _choose_references(
             )
         )
     check.path.parent.mkdir(parents=True, exist_ok=True)
-    cluster.result(cluster.submit(write_references, check, parts, size))
+    rehearsal = cluster.rehearse(_project_group, group)
+    first = cluster.spread(1)[0]
+    cluster.result(cluster.submit(write_references, check, parts, size, worker=first))
+    del rehearsal
 
 
 def _lay_out(

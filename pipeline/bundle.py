@@ -52,14 +52,15 @@ def save_model(
     fitted: FitResult,
     encoder: Encoder,
     attrs: dict[str, Any],
+    error: PopulationError | None = None,
 ) -> None:
-    """Write a model store."""
+    """Write a model store, with the error of its populations where it is known."""
     source = open_store(prepared.path)
     keys = {name: source.read(name) for name in schema.VARIANT_KEYS}
     write_model(
         path,
         keys,
-        Model(fitted.point.frequencies, encoder, fitted.error),
+        Model(fitted.point.frequencies, encoder, error),
         {
             "log_likelihood_trace": fitted.trace,
             # A joint training ends after its epochs, and shows nothing of the kind.

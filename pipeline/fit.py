@@ -11,14 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from estimator.acceleration import Point, Search, advance, propose
-from estimator.uncertainty import PopulationError
 from pipeline import checkpoint, rounds, steps
 from pipeline.config import LIKELIHOOD, FitConfig
 from pipeline.location import Location
 from pipeline.prepared import Prepared, open_store
 from pipeline.progress import track
 from pipeline.start import starting_point
-from pipeline.tasks import Cluster
+from pipeline.tasks import Cluster, Future
 
 # Reads of the whole data before the first round: the start's sample and its extension.
 PASSES_BEFORE_ROUNDS = 2
@@ -42,8 +41,9 @@ class FitResult:
         Times the genotypes were read from first to last.
     method
         What fitted it: "likelihood" or "neural".
-    error
-        Of the populations, for standard errors; None where it is not known.
+    samples
+        Models of a sample of people and of variants there, for `estimate_error`; None
+        where there are none.
     """
 
     point: Point
@@ -52,7 +52,7 @@ class FitResult:
     converged: bool
     data_passes: int
     method: str = LIKELIHOOD
-    error: PopulationError | None = None
+    samples: Location | None = None
 
 
 def fit(
@@ -87,8 +87,7 @@ def fit(
         If there are fewer people or variants than populations.
     """
     tasks = rounds.shard_tasks(prepared, config, stamp)
-    called = open_store(prepared.path).read("sample_n_called")[prepared.in_fit]
-    n_called = int(called.sum())
+    n_called = int(_called(prepared).sum())
     fresh = Search(tolerance=config.tolerance * n_called, n_secants=config.n_secants)
     resumed = checkpoint.load_search(folder, fresh)
     if resumed is None:
@@ -124,27 +123,37 @@ def fit(
         trace=trace,
         converged=search.converged,
         data_passes=len(trace) + PASSES_BEFORE_ROUNDS,
-        error=_estimate_error(cluster, search.result, called, samples, seed),
+        samples=samples,
     )
 
 
-def _estimate_error(
-    cluster: Cluster,
-    point: Point,
-    called: npt.NDArray[np.int64],
-    samples: Location,
-    seed: int,
-) -> PopulationError:
-    """Error of the populations, estimated by a worker."""
+def estimate_error(
+    prepared: Prepared, fitted: FitResult, cluster: Cluster, *, seed: int
+) -> Future | None:
+    """Begin to estimate the error of the populations, for standard errors.
+
+    Returns
+    -------
+    A `PopulationError`, under way on the worker that chose the bases; None where it
+    cannot be known.
+    """
+    if fitted.samples is None:
+        return None
+    point = fitted.point
     n_variants = point.frequencies.shape[1]
+    called = _called(prepared)
     weighted = point.ancestry * (called / n_variants)[:, None]
-    return cluster.result(
-        cluster.submit(
-            steps.estimate_error,
-            samples,
-            (len(called), n_variants),
-            weighted.T @ point.ancestry.astype(float),
-            float(called.mean()),
-            seed,
-        )
+    return cluster.submit(
+        steps.estimate_error,
+        fitted.samples,
+        (len(called), n_variants),
+        weighted.T @ point.ancestry.astype(float),
+        float(called.mean()),
+        seed,
+        worker=cluster.last,
     )
+
+
+def _called(prepared: Prepared) -> npt.NDArray[np.int64]:
+    """Called genotypes of each person in the fit."""
+    return open_store(prepared.path).read("sample_n_called")[prepared.in_fit]

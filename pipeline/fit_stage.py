@@ -16,7 +16,7 @@ from pipeline import budget, publication
 from pipeline.bundle import save_model
 from pipeline.config import NEURAL, FitConfig, RunConfig
 from pipeline.errors import InputError
-from pipeline.fit import fit
+from pipeline.fit import estimate_error, fit
 from pipeline.labels import Labels, fix_labelled, place_labels
 from pipeline.lineage import describe, provenance_inputs
 from pipeline.location import Location, delete_tree
@@ -91,6 +91,7 @@ def fit_model(
             config.fit.max_rounds,
         )
     with meter.stage("train"):
+        error = estimate_error(prepared, fitted, meter.cluster, seed=config.seed)
         encoder = train(
             prepared,
             fitted,
@@ -100,7 +101,8 @@ def fit_model(
             seed=config.seed,
             stamp=attrs["stamp"],
         )
-        save_model(path, prepared, fitted, encoder, attrs)
+        known = None if error is None else meter.cluster.result(error)
+        save_model(path, prepared, fitted, encoder, attrs, known)
     delete_tree(rounds)
 
 

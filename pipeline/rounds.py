@@ -19,6 +19,7 @@ import numpy.typing as npt
 from estimator.acceleration import Evaluation, Point
 from estimator.basis import Models, change_of_ancestry, step_in_basis
 from estimator.likelihood import (
+    AncestryStatistics,
     ancestry_statistics,
     frequency_statistics,
     hessian_stride,
@@ -163,7 +164,8 @@ def evaluate(
     ]
     shares = [share for _, share in told]
     samples = checkpoint.samples_path(folder, round_number)
-    basis = submit(steps.find_basis, shards.shares, shares, counts, radius, samples)
+    told_all = (shards.shares, shares, counts, radius, samples)
+    basis = submit(steps.find_basis, *told_all, worker=cluster.last)
     people = [
         submit(steps.move_people, each, len(task.fit_rows), basis, worker=worker)
         for each, (task, _, worker) in zip(shards.people, placed, strict=True)
@@ -244,15 +246,29 @@ def _relax_shard(
         tile=shard.tile,
         stride=hessian_stride(task.n_variants),
     )
-    gradient, hessian = np.asarray(found.gradient).T, np.asarray(found.hessian).T
-    models = Models(q.T, gradient, hessian, _held(task, len(q)))
-    unmoved = change_of_ancestry(np.eye(q.shape[1]))
-    stepped = step_in_basis(models, unmoved, simplex=True)
+    models = models_of_people(q, found, _held(task, len(q)))
+    stepped = step_people(models)
     chosen = slice(-task.fit_rows.start % stride, shard.n_people, stride)
     share = steps.share_of(models, stepped, chosen, simplex=True)
     log_likelihood = float(found.log_likelihood.sum())
-    sums = frequency_sums(shard, stepped.T, tiles, log_likelihood)
-    return Relaxed(sums, np.asarray(stepped.T[: shard.n_people]), models, share)
+    sums = frequency_sums(shard, jnp.asarray(stepped.T), tiles, log_likelihood)
+    return Relaxed(
+        sums, np.ascontiguousarray(stepped.T[: shard.n_people]), models, share
+    )
+
+
+def models_of_people(
+    ancestry: FloatArray, found: AncestryStatistics, held: npt.NDArray[np.bool_]
+) -> Models:
+    """Quadratic models of some people, padded, from the statistics at their Q."""
+    gradient, hessian = np.asarray(found.gradient).T, np.asarray(found.hessian).T
+    return Models(ancestry.T, gradient, hessian, held)
+
+
+def step_people(models: Models) -> FloatArray:
+    """Q of some people, one a column, after a Newton step with P as it is."""
+    unmoved = change_of_ancestry(np.eye(len(models.position)))
+    return np.asarray(step_in_basis(models, unmoved, simplex=True))
 
 
 def _held(task: ShardTask, n_padded: int) -> npt.NDArray[np.bool_]:

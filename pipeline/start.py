@@ -12,9 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from estimator.acceleration import Point
-from estimator.likelihood import pad_shard, tile_shape, tile_variants
+from estimator.likelihood import (
+    ancestry_statistics,
+    pad_shard,
+    tile_shape,
+    tile_variants,
+)
 from estimator.packing import VARIANTS_PER_BYTE
-from estimator.relaxation import relax_ancestry
 from estimator.spectral import StartingValues, spectral_start
 from pipeline import checkpoint, labelled_start, plan, rounds, steps
 from pipeline.config import FitConfig
@@ -64,7 +68,11 @@ def starting_point(
     _check_size(prepared, config)
     tasks = rounds.shard_tasks(prepared, config, stamp)
     with track("starting values"):
-        start = cluster.submit(_sample_start, _StartTask(prepared, config, seed))
+        first = cluster.spread(1)[0]
+        task = _StartTask(prepared, config, seed)
+        start = cluster.submit(_sample_start, task, worker=first)
+        counts = (prepared.n_in_fit, prepared.n_variants)
+        rehearsal = cluster.rehearse(steps.rehearse_basis, counts, config.n_populations)
         store = open_store(prepared.path)
         frequency = store.read("variant_frequency").astype(np.float32)
         pooled = np.repeat(frequency[None], config.n_populations, axis=0)
@@ -74,8 +82,8 @@ def starting_point(
         path = checkpoint.frequencies_path(folder, name)
         sums: list[Future] = []
         people: list[Future] = []
-        for task, ahead, worker in rounds.assign(tasks, cluster):
-            arguments = (task, ahead, start, path)
+        for shard, ahead, worker in rounds.assign(tasks, cluster):
+            arguments = (shard, ahead, start, path)
             whole = cluster.submit(_extend_shard, *arguments, worker=worker)
             of_shard, stepped = cluster.parts(whole, 2)
             sums.append(of_shard)
@@ -84,6 +92,7 @@ def starting_point(
         sums.clear()
         frequencies = steps.step_variants(cluster, total, path, prepared.n_variants)
         ancestry = np.concatenate([cluster.result(each) for each in people])
+        del rehearsal
     return Point(ancestry, frequencies)
 
 
@@ -148,11 +157,13 @@ def _extend_shard(
     packed = jnp.asarray(pad_shard(sampled, shard.tile))
     tiles = tile_variants(jnp.asarray(start.frequencies), shard.tile.width)
     k = start.frequencies.shape[0]
-    ancestry = jnp.full((packed.shape[0], k), 1 / k, jnp.float32)
+    q = np.full((packed.shape[0], k), 1 / k, np.float32)
+    free = np.zeros(len(q), bool)
     for _ in range(EXTENSION_STEPS):
-        ancestry = relax_ancestry(packed, ancestry, tiles, tile=shard.tile).ancestry
+        found = ancestry_statistics(packed, jnp.asarray(q), tiles, tile=shard.tile)
+        q = rounds.step_people(rounds.models_of_people(q, found, free)).T
     del packed
     p = tile_variants(jnp.asarray(checkpoint.load_array(frequencies)), shard.tile.width)
-    ancestry = rounds.hold_fixed(ancestry, task)
+    ancestry = rounds.hold_fixed(jnp.asarray(q), task)
     sums = rounds.frequency_sums(shard, ancestry, p, 0.0)
     return sums, np.asarray(ancestry[: shard.n_people])

@@ -20,7 +20,7 @@ from estimator.basis import (
     pull,
     step_in_basis,
 )
-from estimator.basis_choice import choose_basis
+from estimator.basis_choice import BasisObjective, choose_basis
 from estimator.likelihood import untile_variants
 from estimator.packing import VARIANTS_PER_BYTE
 from estimator.population_error import population_error
@@ -202,6 +202,19 @@ def find_basis(
         gradient=np.sum(pulls, axis=0),
         radius=radius,
     )
+
+
+def rehearse_basis(counts: tuple[int, int], k: int) -> None:
+    """Compile what `find_basis` does for so many people, variants and populations."""
+    samples: list[Models] = []
+    for count, most in zip(counts, (SAMPLE_PEOPLE, SAMPLE_VARIANTS), strict=True):
+        n = -(-count // sample_stride(count, k, most))
+        uniform, flat = np.full((k, n), 1 / k, np.float32), np.zeros((k, n), np.float32)
+        pairs = np.ones((k * (k + 1) // 2, n), np.float32)
+        samples.append(Models(uniform, flat, pairs, np.zeros(n, bool)))
+    people, variants = samples
+    weights = _weights(samples, counts)
+    BasisObjective(people, variants, weights).expand(np.eye(k))
 
 
 def estimate_error(

@@ -93,6 +93,27 @@ class Cluster:
             options |= {"workers": [worker], "allow_other_workers": True}
         return self.client.submit(function, *args, **options)
 
+    @property
+    def last(self) -> str | None:
+        """A worker, and another than the first wherever there are several.
+
+        None, for any worker, where all are just being replaced.
+        """
+        addresses = self.workers
+        return addresses[-1] if addresses else None
+
+    def rehearse(self, function: Callable[..., Any], *args: Any) -> Future | None:
+        """Run a function on the last worker for what it compiles there.
+
+        For while the others wait for the first, with what they will be given next or
+        something of its shape. Nobody needs the result, nor that it is tried at all: it
+        is given up when the future is. None where there is only one worker.
+        """
+        addresses = self.workers
+        if len(addresses) < 2:
+            return None
+        return self.submit(function, *args, worker=addresses[-1], priority=-1)
+
     def parts(self, whole: Future, n_parts: int) -> list[Future]:
         """Parts of a tuple, so that one can be given up before the others."""
         # Before other tasks and their sums, or a worker would hold the whole.

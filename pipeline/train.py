@@ -104,14 +104,24 @@ def train(
     steps = _plan_steps(prepared, config, seed)
     schedule = _Schedule(config.learning_rate, max(len(steps), 1))
     file = checkpoint.StateFile(folder / "training.npz")
-    progress = file.load(_structure(encoder_config, schedule))
+    n_padded = _blocks_per_slice(prepared, config) * prepared.unit
+    structure = _structure(encoder_config, schedule)
+    progress = file.load(structure)
     if progress is None:
         with track("distilling the encoder"):
             weights = distil_encoder(prepared, model, cluster, seed)
+            blank = jax.tree.map(_zeros, structure.state.weights)
+            rehearsal = [
+                cluster.rehearse(
+                    minibatch.slice_gradient, part, None, model, n_padded, blank
+                )
+                for step in steps[:1]
+                for part in step[:1]
+            ]
             state = cluster.result(cluster.submit(_start, weights, schedule))
+            del rehearsal
         progress = _Progress(0, state)
         file.save(progress)
-    n_padded = _blocks_per_slice(prepared, config) * prepared.unit
     state = _train_steps(model, steps, n_padded, schedule, cluster, progress, file)
     return Encoder(encoder_config, state.weights, projector)
 
@@ -121,6 +131,10 @@ def _structure(config: AncestryEstimatorConfig, schedule: _Schedule) -> _Progres
     weights = jax.eval_shape(partial(training.initial_weights, config, seed=0))
     start = partial(training.start_training, **schedule._asdict())
     return _Progress(0, jax.eval_shape(start, weights))
+
+
+def _zeros(like: jax.ShapeDtypeStruct) -> np.ndarray:
+    return np.zeros(like.shape, like.dtype)
 
 
 def distil_encoder(

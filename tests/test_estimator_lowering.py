@@ -30,7 +30,6 @@ from estimator import (
     packing,
     projection,
     quadratic,
-    relaxation,
     residuals,
     training,
     uncertainty,
@@ -169,11 +168,6 @@ CASES = {
     "centred_transposed_times": lambda: (
         centred.centred_transposed_times,
         (PACKED, F_TILES, f32(N_PEOPLE, N_ROWS)),
-        TILED,
-    ),
-    "relax_ancestry": lambda: (
-        relaxation.relax_ancestry,
-        (PACKED, Q, P_TILES),
         TILED,
     ),
     "step_in_basis of ancestry": lambda: step_case(N_PEOPLE, True),
@@ -332,9 +326,9 @@ def test_lower__the_estimator_for_cuda():
 
 
 @pytest.mark.parametrize("k", [1, 22])
-def test_lower__the_relaxation_for_other_numbers_of_populations(k):
+def test_lower__projection_for_other_numbers_of_populations(k):
     q, tiles = f32(N_PEOPLE, k), f32(N_TILES, 4, k, TILE.width)
-    exported = lower(relaxation.relax_ancestry, (PACKED, q, tiles), TILED)
+    exported = lower(projection._project, (PACKED, q, tiles, i32()), TILED)
     assert [out.shape for out in exported.out_avals] == [(N_PEOPLE, k), (N_PEOPLE,)]
 
 

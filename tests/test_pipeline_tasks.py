@@ -39,6 +39,23 @@ def test_spread__keeps_neighbours_together_and_is_even(n_workers, n_tasks):
     assert max(counts) - min(counts) <= 1
 
 
+def test_last__is_another_than_the_first():
+    assert _cluster_of(["cpu-1", "cpu-0", "cpu-2"]).last == "tcp://97"
+    assert _cluster_of(["cpu-0"]).last == "tcp://99"
+    assert _cluster_of([]).last is None
+
+
+def test_rehearse__needs_a_worker_that_would_wait():
+    several = _cluster_of(["cpu-0", "cpu-1"])
+    submitted: list[dict[str, Any]] = []
+    several.client.submit = lambda *_, **options: submitted.append(options)
+    several.rehearse(len, "abc")
+    (options,) = submitted
+    assert (options["workers"], options["priority"]) == (["tcp://98"], -1)
+    for names in (["cpu-0"], []):
+        assert _cluster_of(names).rehearse(len, "abc") is None
+
+
 def test_spread__of_no_tasks_is_empty():
     assert _cluster_of(["cpu-0"]).spread(0) == []
 
