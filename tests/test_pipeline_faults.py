@@ -189,8 +189,8 @@ def _fill(folder: Path) -> None:
     "step",
     [
         pytest.param("run.prepare", marks=pytest.mark.soak),
-        pytest.param("stages.fit", marks=pytest.mark.soak),
-        pytest.param("stages.train", marks=pytest.mark.soak),
+        pytest.param("fit_stage.fit", marks=pytest.mark.soak),
+        pytest.param("fit_stage.train", marks=pytest.mark.soak),
         pytest.param("run.apply_model", marks=pytest.mark.soak),
         "run.write_report",
     ],
