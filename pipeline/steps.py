@@ -206,6 +206,9 @@ def find_basis(
 
 def rehearse_basis(counts: tuple[int, int], k: int) -> None:
     """Compile what `find_basis` does for so many people, variants and populations."""
+    if k == 1:
+        # There is no other basis.
+        return
     samples: list[Models] = []
     for count, most in zip(counts, (SAMPLE_PEOPLE, SAMPLE_VARIANTS), strict=True):
         n = -(-count // sample_stride(count, k, most))
