@@ -157,7 +157,7 @@ def joint_gradient(
     loss = -jnp.sum(slopes.log_likelihood.astype(jnp.float32) * per_call)
     return JointGradient(
         training.MinibatchGradient(gradient, loss, jnp.sum(informative)),
-        untile_variants(slopes.frequencies, config.n_snps),
+        jnp.asarray(untile_variants(slopes.frequencies, config.n_snps)),
         jnp.matmul(
             (q * informative[:, None]).T, q, precision=jax.lax.Precision.HIGHEST
         ),

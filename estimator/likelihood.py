@@ -117,21 +117,25 @@ class LikelihoodSlopes(NamedTuple):
 
 
 def tile_variants(
-    values: Float32[Array, "rows variants"], width: int, fill: float = 0.5
+    values: Float32[Array | np.ndarray, "rows variants"],
+    width: int,
+    fill: float = 0.5,
 ) -> Float32[Array, "tiles 4 rows width"]:
-    """Lay out per-variant rows tile by tile, then by position within an element."""
+    """Lay out per-variant rows tile by tile, then by position within an element.
+
+    On the host, where nothing has to be compiled for every new shape.
+    """
     rows, n_variants = values.shape
-    per_tile = width * VARIANTS_PER_BYTE
-    padding = -n_variants % per_tile
-    padded = jnp.pad(values, ((0, 0), (0, padding)), constant_values=fill)
+    padding = -n_variants % (width * VARIANTS_PER_BYTE)
+    padded = np.pad(values, ((0, 0), (0, padding)), constant_values=fill)
     tiles = padded.reshape(rows, -1, width, VARIANTS_PER_BYTE)
-    return tiles.transpose(1, 3, 0, 2)
+    return jax.device_put(np.ascontiguousarray(tiles.transpose(1, 3, 0, 2)))
 
 
 def untile_variants(
-    tiles: Float32[Array, "tiles 4 rows width"], n_variants: int
-) -> Float32[Array, "rows variants"]:
-    """Undo `tile_variants`."""
+    tiles: Float32[Array | np.ndarray, "tiles 4 rows width"], n_variants: int
+) -> Float32[Array | np.ndarray, "rows variants"]:
+    """Undo `tile_variants`, on the host for an array of numpy's."""
     rows = tiles.shape[2]
     return tiles.transpose(2, 0, 3, 1).reshape(rows, -1)[:, :n_variants]
 

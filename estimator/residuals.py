@@ -147,8 +147,10 @@ def tile_halves(
     fill: float,
 ) -> Float32[Array, "tiles 4 rows width"]:
     """Lay out rows of both halves for the kernels, whole tiles each."""
-    halves = [tile_variants(jnp.asarray(half), width, fill) for half in values]
-    return jnp.concatenate(halves)
+    short = -values.shape[2] % (width * VARIANTS_PER_BYTE)
+    padding = ((0, 0), (0, 0), (0, short))
+    padded = np.pad(np.asarray(values), padding, constant_values=fill)
+    return tile_variants(np.concatenate(list(padded), axis=1), width)
 
 
 class _Residuals(NamedTuple):

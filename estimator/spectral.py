@@ -18,7 +18,7 @@ Gillis and Vavasis (2014), IEEE Transactions on Pattern Analysis 36:698-711.
 
 from dataclasses import dataclass
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 import numpy.typing as npt
 
@@ -120,15 +120,15 @@ def _decompose(
             f"{n_variants} variants are {packed_width(n_variants)} elements a person; "
             f"the packed genotypes have {packed.shape[1]}"
         )
-    padded = jnp.asarray(pad_shard(packed, tile))
-    f = tile_variants(jnp.asarray(frequency[None], jnp.float32), tile.width)
+    padded = jax.device_put(pad_shard(packed, tile))
+    f = tile_variants(frequency[None].astype(np.float32), tile.width)
     rank = min(n_populations - 1 + OVERSAMPLING, n_people, n_variants)
     random = rng.standard_normal((rank, n_variants)).astype(np.float32)
-    factor = tile_variants(jnp.asarray(random), tile.width, fill=0.0)
+    factor = tile_variants(random, tile.width, fill=0.0)
     for _ in range(POWER_ITERATIONS):
         basis = np.linalg.qr(np.asarray(centred_times(padded, f, factor, tile=tile)))[0]
-        factor = centred_transposed_times(padded, f, jnp.asarray(basis), tile=tile)
-    projected = np.asarray(untile_variants(factor, n_variants), np.float64)
+        factor = centred_transposed_times(padded, f, jax.device_put(basis), tile=tile)
+    projected = untile_variants(np.asarray(factor), n_variants).astype(np.float64)
     u, s, vt = np.linalg.svd(projected, full_matrices=False)
     kept = slice(0, n_populations - 1)
     people = basis[:n_people].astype(np.float64) @ u[:, kept] * s[kept]
@@ -175,8 +175,8 @@ def _alternate(low_rank: _LowRank, frequencies: FloatArray) -> _Factors:
 
 
 def _least_squares_ancestry(low_rank: _LowRank, frequencies: FloatArray) -> FloatArray:
-    cross = low_rank.left @ (low_rank.right @ frequencies.T)
-    free = _solve(frequencies @ frequencies.T, cross.T).T
+    gram = frequencies @ frequencies.T
+    free = low_rank.left @ _solve(gram, frequencies @ low_rank.right.T).T
     inside = np.clip(free, 0, None)
     total = inside.sum(axis=1, keepdims=True)
     uniform = 1 / inside.shape[1]
@@ -184,8 +184,8 @@ def _least_squares_ancestry(low_rank: _LowRank, frequencies: FloatArray) -> Floa
 
 
 def _least_squares_frequencies(low_rank: _LowRank, ancestry: FloatArray) -> FloatArray:
-    cross = (ancestry.T @ low_rank.left) @ low_rank.right
-    return _bounded(_solve(ancestry.T @ ancestry, cross))
+    gram = ancestry.T @ ancestry
+    return _bounded(_solve(gram, ancestry.T @ low_rank.left) @ low_rank.right)
 
 
 def _solve(gram: FloatArray, right: FloatArray) -> FloatArray:

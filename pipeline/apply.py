@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
@@ -330,8 +329,8 @@ def _project(
 ) -> _Projected:
     """Find the Q of people who are padded to whole tiles."""
     encoder, device, _ = _load(projector)
-    genotypes, n_called = jnp.asarray(padded), count_called(padded)
-    features = device.features(genotypes, jnp.asarray(n_called.astype(np.float32)))
+    genotypes, n_called = jax.device_put(padded), count_called(padded)
+    features = device.features(genotypes, jax.device_put(n_called.astype(np.float32)))
     encoded = training.encode(encoder.config, encoder.weights, features)
     projection = project_ancestry(
         genotypes,

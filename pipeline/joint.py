@@ -175,8 +175,8 @@ def _read(
     ahead = () if upcoming is None else upcoming.blocks
     packed = _reader.read(part.path, part.blocks, ahead)[part.in_fit]
     padded = pad_people(packed, n_padded, device.tile)
-    genotypes = jnp.asarray(padded)
-    n_called = jnp.asarray(count_called(padded).astype(np.float32))
+    genotypes = jax.device_put(padded)
+    n_called = jax.device_put(count_called(padded).astype(np.float32))
     return _People(genotypes, n_called, device.features(genotypes, n_called))
 
 
@@ -217,7 +217,7 @@ def take_step(version: Version, gradient: joint.JointGradient) -> float:
     state = joint.joint_update(
         version.files.load_state(version.step),
         gradient,
-        jnp.asarray(version.step, jnp.int32),
+        np.int32(version.step),
         schedule=version.files.schedule,
     )
     version.files.save_state(version.step + 1, state)

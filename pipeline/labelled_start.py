@@ -3,6 +3,7 @@
 Runs inside a worker, on a sample of the labelled people and of the variants.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
@@ -60,9 +61,9 @@ def labelled_frequencies(
     of_label = [np.flatnonzero(fixed == label) for label in range(n_labels)]
     chosen = np.sort(np.concatenate([p[:: -(-len(p) // most)] for p in of_label]))
     tile = tile_shape()
-    packed = jnp.asarray(pad_shard(_read_people(prepared, chosen, columns), tile))
+    packed = jax.device_put(pad_shard(_read_people(prepared, chosen, columns), tile))
     f = pooled.clip(FREQUENCY_MARGIN, 1 - FREQUENCY_MARGIN).astype(np.float32)
-    tiles = tile_variants(jnp.asarray(np.repeat(f[None], n_labels, 0)), tile.width)
+    tiles = tile_variants(np.repeat(f[None], n_labels, 0), tile.width)
     nobody = jnp.zeros((packed.shape[0], n_labels), jnp.float32)
     ancestry = fix_ancestry(nobody, fixed[chosen])
     # Padding is missing in every variant: any row will do, and zeros give p = 0.
@@ -70,8 +71,8 @@ def labelled_frequencies(
     statistics = frequency_statistics(packed, ancestry, tiles, tile=tile)
     first, second = pair_indices(n_labels)
     diagonal = np.flatnonzero(first == second)
-    slope = np.asarray(untile_variants(statistics.gradient, len(f)))
-    curvature = np.asarray(untile_variants(statistics.hessian, len(f)))[diagonal]
+    slope = untile_variants(np.asarray(statistics.gradient), len(f))
+    curvature = untile_variants(np.asarray(statistics.hessian), len(f))[diagonal]
     # At one frequency f for all, slope = g/f - r/(1 - f) and curvature =
     # g/f^2 + r/(1 - f)^2: two equations for the alleles counted of each kind.
     alternate = f**2 * (curvature * (1 - f) + slope)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
@@ -110,9 +109,9 @@ def lay_out_model(
 ) -> DeviceModel:
     """Put a model on the device in the layout of its kernels."""
     return DeviceModel(
-        tile_variants(jnp.asarray(frequencies), tile.width),
-        tile_variants(jnp.asarray(projector.centre[None]), tile.width, fill=0.0),
-        tile_variants(jnp.asarray(projector.factor), tile.width, fill=0.0),
+        tile_variants(frequencies, tile.width),
+        tile_variants(projector.centre[None], tile.width, fill=0.0),
+        tile_variants(projector.factor, tile.width, fill=0.0),
         frequencies.shape[1],
         tile,
     )
@@ -169,13 +168,13 @@ def read_slice(
     device = model.on_device()
     padded = pad_people(packed, n_padded, device.tile)
     n_called = count_called(padded).astype(np.float32)
-    genotypes = jnp.asarray(padded)
-    called = jnp.asarray(n_called)
+    genotypes = jax.device_put(padded)
+    called = jax.device_put(n_called)
     return training.Minibatch(
         genotypes,
         called,
         device.features(genotypes, called),
-        jnp.asarray(pad_ancestry(model.ancestry(part.fit_rows), len(padded))),
+        jax.device_put(pad_ancestry(model.ancestry(part.fit_rows), len(padded))),
     )
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
@@ -158,9 +157,10 @@ def project_people(
     with jax.enable_x64(True):
         device = _load(model, token)
         padded = pad_people(packed, GROUP_PEOPLE, device.tile)
-        genotypes = jnp.asarray(padded)
+        genotypes = jax.device_put(padded)
         n_called = count_called(padded)
-        features = device.features(genotypes, jnp.asarray(n_called.astype(np.float32)))
+        called = jax.device_put(n_called.astype(np.float32))
+        features = device.features(genotypes, called)
         encoder = model.encoder
         encoded = training.encode(encoder.config, encoder.weights, features)
         found = project_ancestry(

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
@@ -192,8 +191,8 @@ def _covariance(
     if not plan.n_in_fit:
         return np.zeros((HALVES, k, k))
     tile = half_tile(plan.elements)
-    padded = jnp.asarray(_pad(packed, tile))
-    q = jnp.asarray(pad_ancestry(ancestry, padded.shape[0]))
+    padded = jax.device_put(_pad(packed, tile))
+    q = jax.device_put(pad_ancestry(ancestry, padded.shape[0]))
     tiles = residuals.tile_halves(frequencies, tile.width, fill=0.5)
     hessian = frequency_statistics(padded, q, tiles, tile=tile).hessian
     halves = _untile(hessian, n_variants)
@@ -207,10 +206,10 @@ def _covariance(
     )
 
 
-def _untile(tiles: jax.Array, n_variants: int) -> FloatArray:
+def _untile(tiles: jax.Array | FloatArray, n_variants: int) -> FloatArray:
     """Undo `tile_halves`."""
-    halves = jnp.split(tiles, HALVES)
-    return np.stack([np.asarray(untile_variants(h, n_variants)) for h in halves])
+    halves = np.split(np.asarray(tiles), HALVES)
+    return np.stack([untile_variants(half, n_variants) for half in halves])
 
 
 def _compare_references(
@@ -223,11 +222,11 @@ def _compare_references(
     """All of the file but the positions, with the correlations of every pair."""
     tile = half_tile(plan.elements)
     n_people, n_variants = len(people.packed), frequencies.shape[2]
-    padded = jnp.asarray(_pad(people.packed, tile))
-    q = jnp.asarray(pad_ancestry(people.ancestry, padded.shape[0]))
+    padded = jax.device_put(_pad(people.packed, tile))
+    q = jax.device_put(pad_ancestry(people.ancestry, padded.shape[0]))
     tiles = residuals.tile_halves(frequencies, tile.width, fill=0.5)
     found = residuals.reference_residuals(padded, q, tiles, tile=tile)
-    values = _untile(found[:, :, :n_people], n_variants)
+    values = _untile(np.asarray(found)[:, :, :n_people], n_variants)
     del found
     panel = lay_out(frequencies, values, tile)
     parts = [
@@ -268,8 +267,8 @@ def compare(
     tile
         From `half_tile`.
     """
-    padded = jnp.asarray(_pad(packed, tile))
-    q = jnp.asarray(pad_ancestry(ancestry, padded.shape[0]))
+    padded = jax.device_put(_pad(packed, tile))
+    q = jax.device_put(pad_ancestry(ancestry, padded.shape[0]))
     sums = residuals.residual_sums(padded, q, panel, tile=tile)
     return ResidualSums(*(np.asarray(part)[: len(packed)] for part in sums))
 

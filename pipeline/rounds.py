@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
@@ -174,18 +173,16 @@ def evaluate(
         submit(steps.move_variants, total, frequencies, part, basis, worker=worker)
         for part, worker in parts
     ]
-    return Evaluation(
-        round_number,
-        point,
-        _gather(cluster, people, variants),
-        _gather(cluster, shards.ancestry, [stepped for stepped, _ in told]),
-        cluster.result(log_likelihood),
-    )
+    # While the basis is chosen there is time to fetch what is there already.
+    relaxed = _gather(cluster, shards.ancestry, [stepped for stepped, _ in told])
+    mapped = _gather(cluster, people, variants)
+    value = cluster.result(log_likelihood)
+    return Evaluation(round_number, point, mapped, relaxed, value)
 
 
 def _gather(cluster: Cluster, people: list[Future], variants: list[Future]) -> Point:
-    ancestry = [cluster.result(each) for each in people]
-    frequencies = [cluster.result(each) for each in variants]
+    found = cluster.results([*people, *variants])
+    ancestry, frequencies = found[: len(people)], found[len(people) :]
     return Point(np.concatenate(ancestry), np.concatenate(frequencies, axis=1))
 
 
@@ -210,10 +207,17 @@ def _relax_shards(
     frequencies = checkpoint.frequencies_path(folder, name)
     n_people, k = point.ancestry.shape
     stride = steps.sample_stride(n_people, k, steps.SAMPLE_PEOPLE)
+    # Workers begin before the rest of the round is submitted.
+    wholes = [
+        cluster.submit(
+            _relax_shard, task, ahead, ancestry, frequencies, stride, worker=worker
+        )
+        for task, ahead, worker in placed
+    ]
     submitted = _Submitted([], [], [], [])
-    for task, ahead, worker in placed:
-        arguments = (task, ahead, ancestry, frequencies, stride)
-        whole = cluster.submit(_relax_shard, *arguments, worker=worker)
+    while wholes:
+        # A worker holds the whole for as long as anybody refers to it.
+        whole = wholes.pop(0)
         sums, stepped, people, share = cluster.parts(whole, len(Relaxed._fields))
         submitted.sums.append(sums)
         submitted.ancestry.append(stepped)
@@ -238,10 +242,10 @@ def _relax_shard(
     rows = np.arange(task.fit_rows.start, task.fit_rows.stop)
     q = pad_ancestry(checkpoint.load_rows(ancestry, rows), shard.packed.shape[0])
     p = checkpoint.load_array(frequencies)
-    tiles = tile_variants(jnp.asarray(p), shard.tile.width)
+    tiles = tile_variants(p, shard.tile.width)
     found = ancestry_statistics(
         shard.packed,
-        jnp.asarray(q),
+        jax.device_put(q),
         tiles,
         tile=shard.tile,
         stride=hessian_stride(task.n_variants),
@@ -250,8 +254,8 @@ def _relax_shard(
     stepped = step_people(models)
     chosen = slice(-task.fit_rows.start % stride, shard.n_people, stride)
     share = steps.share_of(models, stepped, chosen, simplex=True)
-    log_likelihood = float(found.log_likelihood.sum())
-    sums = frequency_sums(shard, jnp.asarray(stepped.T), tiles, log_likelihood)
+    log_likelihood = float(np.asarray(found.log_likelihood).sum())
+    sums = frequency_sums(shard, jax.device_put(stepped.T), tiles, log_likelihood)
     return Relaxed(
         sums, np.ascontiguousarray(stepped.T[: shard.n_people]), models, share
     )

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
@@ -77,7 +76,8 @@ def group_errors(
     """
     filled = np.zeros(len(ancestry), np.float32)
     filled[: len(n_called)] = n_called
-    of_populations = partial(standard_errors, error=error, n_called=jnp.asarray(filled))
+    called = jax.device_put(filled)
+    of_populations = partial(standard_errors, error=error, n_called=called)
     arguments = (packed, ancestry, model.frequencies)
     if plan.method == JACKKNIFE:
         pieces, width = cut_blocks(np.array(plan.bounds), model.tile)

@@ -8,7 +8,7 @@ start from their frequencies instead (`labelled_start`).
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from estimator.acceleration import Point
@@ -91,7 +91,7 @@ def starting_point(
         total = cluster.add(steps.add_sums, sums)
         sums.clear()
         frequencies = steps.step_variants(cluster, total, path, prepared.n_variants)
-        ancestry = np.concatenate([cluster.result(each) for each in people])
+        ancestry = np.concatenate(cluster.results(people))
         del rehearsal
     return Point(ancestry, frequencies)
 
@@ -154,16 +154,16 @@ def _extend_shard(
     n_bytes = -(-task.n_variants // VARIANTS_PER_BYTE)
     # On a CPU the array is a view of the shard, of which only the sample is copied.
     sampled = np.asarray(shard.packed)[:, : n_bytes : start.byte_stride]
-    packed = jnp.asarray(pad_shard(sampled, shard.tile))
-    tiles = tile_variants(jnp.asarray(start.frequencies), shard.tile.width)
+    packed = jax.device_put(pad_shard(sampled, shard.tile))
+    tiles = tile_variants(start.frequencies, shard.tile.width)
     k = start.frequencies.shape[0]
     q = np.full((packed.shape[0], k), 1 / k, np.float32)
     free = np.zeros(len(q), bool)
     for _ in range(EXTENSION_STEPS):
-        found = ancestry_statistics(packed, jnp.asarray(q), tiles, tile=shard.tile)
+        found = ancestry_statistics(packed, jax.device_put(q), tiles, tile=shard.tile)
         q = rounds.step_people(rounds.models_of_people(q, found, free)).T
     del packed
-    p = tile_variants(jnp.asarray(checkpoint.load_array(frequencies)), shard.tile.width)
-    ancestry = rounds.hold_fixed(jnp.asarray(q), task)
+    p = tile_variants(checkpoint.load_array(frequencies), shard.tile.width)
+    ancestry = rounds.hold_fixed(jax.device_put(q), task)
     sums = rounds.frequency_sums(shard, ancestry, p, 0.0)
-    return sums, np.asarray(ancestry[: shard.n_people])
+    return sums, np.asarray(ancestry)[: shard.n_people]

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
@@ -124,7 +123,7 @@ def step_variants(
         cluster.submit(relax_variants, total, frequencies, part, worker=worker)
         for part, worker in spread_parts(cluster, n_variants)
     ]
-    return np.concatenate([cluster.result(each)[0] for each in told], axis=1)
+    return np.concatenate([p for p, _ in cluster.results(told)], axis=1)
 
 
 def relax_variants(
@@ -166,11 +165,8 @@ def _models(sums: Sums, frequencies: Location, part: Part) -> tuple[Models, int]
     p = checkpoint.load_array(frequencies)[:, first : first + n_padded]
     filling = n_padded - p.shape[1]
     gradient, hessian = (
-        np.asarray(
-            untile_variants(
-                jnp.asarray(np.pad(of_part, _tile_padding(of_part, tiles_per_part))),
-                n_padded,
-            )
+        untile_variants(
+            np.pad(of_part, _tile_padding(of_part, tiles_per_part)), n_padded
         )
         for of_part in (sums.gradient[tiles], sums.hessian[tiles])
     )

@@ -140,6 +140,10 @@ class Cluster:
         """
         return self._wait(lambda: future)
 
+    def results(self, futures: Sequence[Future]) -> list[Any]:
+        """Results of several tasks, in order, fetched together."""
+        return self._wait(lambda: self.client.gather(list(futures)))
+
     def get(self, graph: Any, keys: Any, **options: Any) -> Any:
         """Compute a dask graph with the same patience, as one of dask's schedulers."""
         futures = self.client.get(graph, keys, sync=False, **options)

@@ -191,6 +191,9 @@ class SerialCluster(Cluster):
     def result(self, future: Any) -> Any:
         return future.result()
 
+    def results(self, futures: Sequence[Any]) -> list[Any]:
+        return [future.result() for future in futures]
+
     def run_all(
         self, function: Callable[[Any], Any], tasks: Sequence[Any]
     ) -> Iterator[Any]:

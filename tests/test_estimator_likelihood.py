@@ -47,7 +47,7 @@ def frequency_statistics(data, tile):
     statistics = likelihood.frequency_statistics(*arguments(data, tile), tile=tile)
     n_variants = data.genotypes.shape[1]
     return likelihood.FrequencyStatistics(
-        *(likelihood.untile_variants(s, n_variants) for s in statistics)
+        *(jnp.asarray(likelihood.untile_variants(s, n_variants)) for s in statistics)
     )
 
 

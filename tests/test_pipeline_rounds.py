@@ -32,8 +32,8 @@ class _Cluster:
     def spread(self, n_tasks: int) -> list[str | None]:
         return [None] * n_tasks
 
-    def result(self, future: _Done) -> Any:
-        return future.value
+    def results(self, futures: list[_Done]) -> list[Any]:
+        return [future.value for future in futures]
 
 
 def _sums(seed: int) -> Sums:
