@@ -21,7 +21,7 @@ from estimator.basis import (
 MAX_NEWTON_STEPS = 5
 MAX_REDUCTIONS = 3
 # A Newton step that gains less than this share of the first one's gain is the last.
-SMALL_GAIN = 0.3
+SMALL_GAIN = 0.1
 
 
 class Expansion(NamedTuple):

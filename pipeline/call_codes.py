@@ -2,8 +2,9 @@
 
 Pure arithmetic on chunks; no input or output. Calls of whole alleles become the codes
 of `estimator.packing.CALLS` and dosages those of `estimator.packing.DOSAGES`, each
-with one more code for what a biallelic variant cannot have. `narrow` takes them to
-the encoding of a store.
+with one more code for what a biallelic variant cannot have. A missing call has the
+code of `GENOTYPES`, so that those of most cohorts can be packed as they are; `narrow`
+takes all of them to the encoding of a store.
 """
 
 from typing import Any
@@ -22,6 +23,7 @@ from estimator.packing import (
     Encoding,
 )
 
+MISSING_CALL = GENOTYPES.missing
 # A third allele, or a dosage outside [0, 2].
 INVALID_CALL = CALLS.missing - 1
 INVALID_DOSAGE = DOSAGES.missing - 1
@@ -53,7 +55,7 @@ def _code_of_every_pair() -> npt.NDArray[np.uint8]:
     observed = np.maximum(first, second)
     code = np.choose(
         n_unknown,
-        [first.astype(int) + second, SINGLE_CALL + observed, CALLS.missing],
+        [first.astype(int) + second, SINGLE_CALL + observed, MISSING_CALL],
         mode="clip",
     )
     return np.where(observed > 1, INVALID_CALL, code).astype(np.uint8)
@@ -84,7 +86,7 @@ def codes_of_pairs(pairs: Pairs) -> Codes:
     """Codes of calls of whole alleles.
 
     >>> codes_of_pairs(allele_pairs(np.array([[[0, 1], [1, -1], [-1, -1], [2, 0]]])))
-    array([[ 1,  5, 15, 14]], dtype=uint8)
+    array([[ 1,  5,  3, 14]], dtype=uint8)
     """
     codes = np.empty(pairs.shape, np.uint8)
     for start in range(0, len(pairs), _TILE_ROWS):
@@ -124,7 +126,7 @@ def codes_of(values: npt.NDArray[Any]) -> Codes:
 
 def missing_code(codes: Codes) -> int:
     """Code of a missing call among calls, or among dosages."""
-    return (DOSAGES if _are_dosages(codes) else CALLS).missing
+    return DOSAGES.missing if _are_dosages(codes) else MISSING_CALL
 
 
 def _are_dosages(codes: Codes) -> bool:
@@ -133,7 +135,7 @@ def _are_dosages(codes: Codes) -> bool:
 
 def find_invalid(codes: Codes) -> npt.NDArray[np.intp]:
     """Row and column of the first invalid code; empty if there is none."""
-    invalid = codes == missing_code(codes) - 1
+    invalid = codes == (INVALID_DOSAGE if _are_dosages(codes) else INVALID_CALL)
     return np.argwhere(invalid)[:1].ravel() if invalid.any() else np.empty(0, np.intp)
 
 
@@ -172,15 +174,10 @@ def narrow(codes: Codes, encoding: Encoding) -> Codes:
         # Whole alleles are left over, and of a missing dosage two bits set.
         return (codes >> DOSAGE_BITS).astype(np.uint8)
     if encoding is CALLS:
-        return codes
-    if encoding is not GENOTYPES or _single(codes).any():
+        return np.where(codes == MISSING_CALL, np.uint8(CALLS.missing), codes)
+    if encoding is not GENOTYPES or codes.max(initial=0) > GENOTYPES.missing:
         raise NeedsWiderError(CALLS)
-    return codes & np.uint8(GENOTYPES.missing)
-
-
-def _single(codes: Codes) -> npt.NDArray[np.bool_]:
-    # As unsigned numbers, codes below 4 wrap round to large ones.
-    return (codes - np.uint8(SINGLE_CALL)) < CALLS.missing - SINGLE_CALL
+    return codes
 
 
 def nearest_counts(codes: Codes) -> npt.NDArray[np.int8]:

@@ -105,7 +105,8 @@ def decode_rows(
             if first != chunk.start:
                 chunk = _read_chunk(url, first, first + size, rows)
             targets = np.flatnonzero(index // size * size == first)
-            codes[targets] = chunk.codes[index[targets] - chunk.start]
+            rows_of_chunk = _as_slice(index[targets] - chunk.start)
+            codes[_as_slice(targets)] = chunk.codes[rows_of_chunk]
         _check_codes(url, index, rows, codes)
         swapped = np.flatnonzero(columns.swapped[start : start + window])
         codes[swapped] = call_codes.swap_alleles(codes[swapped])
@@ -115,6 +116,17 @@ def decode_rows(
             narrowed.T, encoding
         )
     return packed
+
+
+def _as_slice(indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64] | slice:
+    """The same elements as a slice where they are neighbours: a plain copy of them.
+
+    >>> _as_slice(np.array([3, 4, 5])), _as_slice(np.array([3, 5]))
+    (slice(3, 6, None), array([3, 5]))
+    """
+    first, stop = int(indices[0]), int(indices[-1]) + 1
+    neighbours = stop - first == len(indices) and (np.diff(indices) == 1).all()
+    return slice(first, stop) if neighbours else indices
 
 
 def _chunks_needed(index: npt.NDArray[np.int64], chunk_size: int) -> Iterator[int]:

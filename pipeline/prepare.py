@@ -11,12 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from estimator.packing import ENCODINGS, GENOTYPES, Encoding, packed_width
-from pipeline import decode, plan, prepared, schema
+from pipeline import decode, packed_counts, plan, prepared, qc, schema
 from pipeline.cohort import Cohort
 from pipeline.config import QCConfig
 from pipeline.location import Location, locate
 from pipeline.progress import track
-from pipeline.qc import QCResult, quality_control
 from pipeline.relatedness import Relatives
 from pipeline.store import Store, write_all
 from pipeline.tasks import Cluster
@@ -39,7 +38,8 @@ def prepare(
         Where the store is built. An unfinished one of the same cohort and
         configuration is continued: it holds what quality control found.
     config
-        Thresholds of quality control.
+        Thresholds of quality control. Without it, the cohort is read once: frequencies
+        are counted from the packed genotypes.
     cluster
         Workers that count, prune and decode.
     attrs
@@ -50,12 +50,45 @@ def prepare(
     InputError
         If quality control leaves nothing, or the cohort cannot be read.
     """
-    store = Store.resume(path, prepared.KIND) or _lay_out_checked(
-        cohort, path, config, attrs
-    )
+    store = Store.resume(path, prepared.KIND)
+    if store is None and not config.enabled and not cohort.has_dosages:
+        store = _lay_out_biallelic(cohort, path)
+    store = store or _lay_out_checked(cohort, path, config, attrs)
     needed = fill(cohort, store, cluster)
+    if not _is_described(store) and not (
+        needed is None and _describe_filled(cohort, store, cluster, attrs)
+    ):
+        # Calls of one allele or variants without any, which are counted beforehand.
+        store = _lay_out_checked(cohort, path, config, attrs)
+        needed = fill(cohort, store, cluster)
     assert needed is None, f"the counts did not tell that calls need {needed}"
     store.finish()
+
+
+def _lay_out_biallelic(cohort: Cohort, path: Location) -> Store:
+    """Lay out a store of all variants that could be kept, before any is counted."""
+    index = np.flatnonzero(qc.biallelic_variants(cohort))
+    columns = decode.Columns(index, np.zeros(len(index), bool))
+    return lay_out(cohort, path, columns, variant_keys(cohort, index))
+
+
+def _describe_filled(
+    cohort: Cohort, store: Store, cluster: Cluster, attrs: dict[str, Any]
+) -> bool:
+    """Describe a filled store of all biallelic variants by its own genotypes.
+
+    Returns
+    -------
+    False if it has variants that are not kept.
+    """
+    with track("counting genotypes"):
+        counts = packed_counts.count_prepared(store, cohort.n_variants, cluster)
+    result = qc.keep_called(cohort, counts)
+    index = store.read("variant_index")
+    whole = bool(result.variant_mask[index].all())
+    if whole:
+        _describe(cohort, store, index, result, attrs)
+    return whole
 
 
 def _lay_out_checked(
@@ -63,11 +96,23 @@ def _lay_out_checked(
 ) -> Store:
     """Lay out a store of the variants that pass quality control."""
     with track("quality control"):
-        result = quality_control(cohort, config)
+        result = qc.quality_control(cohort, config)
     index = np.flatnonzero(result.variant_mask)
     columns = decode.Columns(index, np.zeros(len(index), bool))
     keys = variant_keys(cohort, index)
     store = lay_out(cohort, path, columns, keys, result.encoding)
+    _describe(cohort, store, index, result, attrs)
+    return store
+
+
+def _describe(
+    cohort: Cohort,
+    store: Store,
+    index: npt.NDArray[np.int64],
+    result: qc.QCResult,
+    attrs: dict[str, Any],
+) -> None:
+    """Write what was found out about people and variants; attributes last of all."""
     write_all(
         store,
         schema.PREPARED,
@@ -85,7 +130,10 @@ def _lay_out_checked(
         genome_build=cohort.genome_build,
         **attrs,
     )
-    return store
+
+
+def _is_described(store: Store) -> bool:
+    return "qc_steps" in store.attrs
 
 
 def _pairs(relatives: Relatives) -> dict[str, npt.NDArray[Any]]:
@@ -105,7 +153,7 @@ def _count_relatives(relatives: Relatives | None) -> dict[str, int] | None:
     }
 
 
-def _steps(result: QCResult) -> list[dict[str, Any]]:
+def _steps(result: qc.QCResult) -> list[dict[str, Any]]:
     return [
         {
             "name": step.name,

@@ -115,38 +115,33 @@ def quality_control(cohort: Cohort, config: QCConfig) -> QCResult:
         a third allele or an impossible dosage, or, for linkage disequilibrium, if
         variants are not sorted.
     """
-    prunes = config.enabled and config.max_ld_r2 < 1
-    runs = _sorted_contigs(cohort) if prunes else None
-    filters, everyone = _Filters(cohort), np.ones(cohort.n_samples, dtype=np.bool_)
-    filters.keep_variants("biallelic", cohort.biallelic_mask)
-    if config.enabled:
-        wanted = contigs.informative(cohort.contig_names, include_x=config.include_x)
-        filters.keep_variants("autosomal", wanted[cohort.contig_numbers])
-        _filter_places(filters, config)
+    everyone = np.ones(cohort.n_samples, dtype=np.bool_)
+    if not config.enabled:
+        counts = calls.count_calls(cohort, biallelic_variants(cohort), everyone)
+        return keep_called(cohort, counts)
+    runs = _sorted_contigs(cohort) if config.max_ld_r2 < 1 else None
+    filters = _Filters(cohort)
+    wanted = contigs.informative(cohort.contig_names, include_x=config.include_x)
+    filters.keep_variants("autosomal", wanted[cohort.contig_numbers])
+    _filter_places(filters, config)
     counts = of_everyone = calls.count_calls(cohort, filters.variants, everyone)
     filters.keep_variants("called", counts.n_called > 0)
     called = filters.variants
-    sample_called = counts.sample_called
-    if config.enabled:
-        rate = config.min_variant_call_rate
-        passing = counts.n_called / cohort.n_samples >= rate
-        filters.keep_variants("variant_call_rate", passing, rate)
-        failing = called & ~filters.variants
-        failed = calls.count_calls(cohort, failing, everyone)
-        sample_called = sample_called - failed.sample_called
-    relatives = None
+    rate = config.min_variant_call_rate
+    passing = counts.n_called / cohort.n_samples >= rate
+    filters.keep_variants("variant_call_rate", passing, rate)
+    failing = called & ~filters.variants
+    failed = calls.count_calls(cohort, failing, everyone)
+    sample_called = counts.sample_called - failed.sample_called
     sample_call_rate = sample_called / np.count_nonzero(filters.variants)
-    if config.enabled:
-        rate = config.min_sample_call_rate
-        filters.keep_samples("sample_call_rate", sample_call_rate >= rate, rate)
-        counts = counts - calls.count_calls(cohort, called, ~filters.samples)
-        passed = filters.samples
-        relatives, unrelated = _filter_relatives(
-            filters, counts, config, sample_call_rate
-        )
-        counts = counts - calls.count_calls(cohort, called, passed & ~filters.samples)
-        _filter_frequencies(filters, counts, config)
-        _filter_linkage(filters, counts, config, runs, unrelated)
+    rate = config.min_sample_call_rate
+    filters.keep_samples("sample_call_rate", sample_call_rate >= rate, rate)
+    counts = counts - calls.count_calls(cohort, called, ~filters.samples)
+    passed = filters.samples
+    relatives, unrelated = _filter_relatives(filters, counts, config, sample_call_rate)
+    counts = counts - calls.count_calls(cohort, called, passed & ~filters.samples)
+    _filter_frequencies(filters, counts, config)
+    _filter_linkage(filters, counts, config, runs, unrelated)
     return QCResult(
         variant_mask=filters.variants,
         sample_mask=filters.samples,
@@ -158,14 +153,57 @@ def quality_control(cohort: Cohort, config: QCConfig) -> QCResult:
     )
 
 
+def biallelic_variants(cohort: Cohort) -> Mask:
+    """True for what the first filter keeps.
+
+    Raises
+    ------
+    InputError
+        If that is nothing.
+    """
+    return _Filters(cohort).variants
+
+
+def keep_called(cohort: Cohort, counts: CallCounts) -> QCResult:
+    """What is kept without quality control: biallelic variants that are called.
+
+    Parameters
+    ----------
+    cohort
+        The cohort.
+    counts
+        Of its biallelic variants in everybody.
+
+    Raises
+    ------
+    InputError
+        If nothing is left.
+    """
+    filters = _Filters(cohort)
+    filters.keep_variants("called", counts.n_called > 0)
+    return QCResult(
+        variant_mask=filters.variants,
+        sample_mask=filters.samples,
+        alternate_frequency=counts.alternate_frequency,
+        sample_call_rate=counts.sample_called / np.count_nonzero(filters.variants),
+        steps=tuple(filters.steps),
+        encoding=counts.encoding(filters.variants),
+        relatives=None,
+    )
+
+
 class _Filters:
-    """The variants and people kept so far, and the record of each filter."""
+    """The variants and people kept so far, and the record of each filter.
+
+    The first filter has run: nothing works without biallelic variants.
+    """
 
     def __init__(self, cohort: Cohort) -> None:
         self.cohort = cohort
         self.variants = np.ones(cohort.n_variants, dtype=np.bool_)
         self.samples = np.ones(cohort.n_samples, dtype=np.bool_)
         self.steps: list[QCStep] = []
+        self.keep_variants("biallelic", cohort.biallelic_mask)
 
     def keep_variants(
         self, name: str, passing: Mask, threshold: float | None = None

@@ -141,7 +141,7 @@ class Store:
         chunks: tuple[int, ...],
         attrs: Mapping[str, Any] | None = None,
     ) -> None:
-        """Create an array without values."""
+        """Create an array without values, in place of what a killed maker left."""
         is_text = spec.dtype == "str"
         array = self._group.create_dataset(
             name,
@@ -151,6 +151,7 @@ class Store:
             object_codec=numcodecs.VLenUTF8() if is_text else None,
             compressor=_COMPRESSOR,
             fill_value="" if is_text else None,
+            overwrite=True,
         )
         array.attrs[_DIMENSIONS] = list(spec.dims)
         array.attrs["description"] = spec.doc

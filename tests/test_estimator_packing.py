@@ -37,6 +37,15 @@ def test_count_called__leaves_missing_and_filling_out(genotypes):
     np.testing.assert_array_equal(called, (genotypes >= 0).sum(axis=1))
 
 
+@pytest.mark.parametrize("shape", [(0, 5), (3, 0), (3, 19), (300, 9), (130, 4_101)])
+def test_count_genotypes__counts_each_of_every_variant(shape):
+    genotypes = np.random.default_rng(1).integers(-1, 3, shape).astype(np.int8)
+    found = packing.count_genotypes(packing.pack_genotypes(genotypes))
+    expected = np.stack([(genotypes == g).sum(axis=0) for g in range(3)], axis=1)
+    np.testing.assert_array_equal(found[: shape[1]], expected)
+    assert not found[shape[1] :].any()
+
+
 @given(int8_arrays(-128, 127).filter(lambda g: (g > 2).any()))
 def test_pack__refuses_counts_above_two(genotypes):
     with pytest.raises(

@@ -13,7 +13,7 @@ import pytest
 from estimator import training
 from estimator.metrics import rmse
 from estimator.packing import CALLS, DOSAGES, GENOTYPES, Encoding, unpack_alleles
-from pipeline import fit_stage, prepare, prepare_stage, projection, run, sources
+from pipeline import fit_stage, prepare, prepare_stage, projection, qc, run, sources
 from pipeline.config import FitConfig, QCConfig, RunConfig, TrainConfig
 from pipeline.draws import CallKinds
 from pipeline.errors import InputError
@@ -152,9 +152,9 @@ def recode(source: Path, target: Path, encoding: Encoding) -> Path:
         result = original(*arguments)
         return QCResult(**{**vars(result), "encoding": encoding})
 
-    original = prepare.quality_control
+    original = qc.quality_control
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepare, "quality_control", counted)
+        patch.setattr(qc, "quality_control", counted)
         # A dosage store is not what a genotype store is decoded to.
         prepare.prepare(cohort, target, CONFIG.qc, SerialCluster(), {"stamp": "y"})
     return target

@@ -1,15 +1,16 @@
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
 
 from estimator.packing import CALLS, count_called, unpack_alleles, unpack_genotypes
-from pipeline import decode, plan, prepare, schema
+from pipeline import calls, decode, packed_counts, plan, prepare, schema
 from pipeline.config import QCConfig
 from pipeline.errors import InputError
 from pipeline.prepared import open_prepared, open_store
+from pipeline.qc import quality_control
 from pipeline.store import Store
 from tests.helpers import (
     SerialCluster,
@@ -79,6 +80,61 @@ def test_prepare__records_quality_control_and_provenance(tmp_path):
     assert prepared.n_in_fit == N_SAMPLES - 1
     assert not prepared.in_fit[7]
     assert prepared.n_samples == N_SAMPLES
+
+
+def test_prepare__without_quality_control_counts_what_it_packed(tmp_path, monkeypatch):
+    def refuse(*_arguments: Any) -> NoReturn:
+        raise AssertionError("the cohort's own genotypes were counted")
+
+    genotypes = random_genotypes(N_VARIANTS, N_SAMPLES)
+    beforehand = quality_control(
+        small_cohort(tmp_path / "a", genotypes, chunks=(8, 40)), QCConfig(enabled=False)
+    )
+    monkeypatch.setattr(calls, "count_calls", refuse)
+    # One chunk of packed genotypes, and two of people, to a task.
+    monkeypatch.setattr(packed_counts, "_MIN_TASKS", 2)
+    monkeypatch.setattr(packed_counts, "_PART_BYTES", 1)
+    prepared = small_prepared(tmp_path / "b", genotypes, chunks=(8, 40))
+    store = open_store(prepared.path)
+    found = store.read("variant_frequency")
+    np.testing.assert_array_equal(found, beforehand.alternate_frequency)
+    found = store.read("sample_call_rate")
+    np.testing.assert_array_equal(found, beforehand.sample_call_rate)
+    steps = [(s["name"], s["remaining"]) for s in store.attrs["qc_steps"]]
+    assert steps == [(s.name, s.remaining) for s in beforehand.steps]
+
+
+def test_prepare__without_quality_control_of_half_calls(tmp_path):
+    genotypes = random_genotypes(N_VARIANTS, N_SAMPLES)
+    genotypes[3, 100, 1] = -1
+    store = open_store(small_prepared(tmp_path, genotypes, chunks=(8, 40)).path)
+    assert store.dtype("call_genotype_packed") == CALLS.dtype
+    assert store.shape("variant_index") == (N_VARIANTS,)
+
+
+class _KilledError(Exception):
+    """Stands for a driver that dies: nothing after it runs."""
+
+
+def test_prepare__writes_again_what_was_written_in_part(tmp_path, monkeypatch):
+    write_all = prepare.write_all
+
+    def die_while_writing(store: Store, specs: Any, values: Any) -> None:
+        if "variant_frequency" not in values:
+            return write_all(store, specs, values)
+        shape = values["variant_frequency"].shape
+        store.lay_out("variant_frequency", specs["variant_frequency"], shape, (7,))
+        raise _KilledError
+
+    cohort = small_cohort(tmp_path, random_genotypes(N_VARIANTS, N_SAMPLES))
+    path, config = tmp_path / "prepared.zarr", QCConfig(enabled=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare, "write_all", die_while_writing)
+        with pytest.raises(_KilledError):
+            prepare.prepare(cohort, path, config, SerialCluster(), {})
+    prepare.prepare(cohort, path, config, SerialCluster(), {})
+    assert open_store(path).chunks("variant_frequency") == (N_VARIANTS,)
+    open_prepared(path)
 
 
 def test_prepare__specifies_every_array_as_the_schema(tmp_path):

@@ -16,7 +16,7 @@ from pipeline import (
     decode,
     fit_stage,
     minibatch,
-    prepare,
+    packed_counts,
     prepare_stage,
     projection,
     run,
@@ -113,15 +113,15 @@ def _interrupt(
 
 # What each stage does once for a block, a round, a step.
 UNITS: dict[str, tuple[Any, str]] = {
-    "quality control": (prepare, "quality_control"),
     "prepare": (decode, "decode_block"),
+    "counting": (packed_counts, "count_prepared"),
     "fit": (checkpoint, "save_search"),
     "train": (train, "_update"),
     "apply": (apply, "_write_block"),
 }
 ALL = {
-    "quality control": 1,
     "prepare": N_BLOCKS,
+    "counting": 1,
     "fit": CONFIG.fit.max_rounds,
     "train": 6,
     "apply": N_BLOCKS,
@@ -131,9 +131,10 @@ ALL = {
 @pytest.mark.parametrize(
     ("stage", "n_done"),
     [
-        ("quality control", 0),
+        ("prepare", 0),
         ("prepare", 1),
         ("prepare", 3),
+        ("counting", 0),
         ("fit", 2),
         ("train", 0),
         ("train", 5),
@@ -168,7 +169,7 @@ def test_run__goes_on_where_it_was_cut_short(
     assert {name: calls.n_calls for name, calls in counts.items()} == expected
     assert _stores(output) == _stores(undisturbed)
     records = json.loads((output / "run.json").read_text())["stages"]
-    interrupted = "prepare" if stage == "quality control" else stage
+    interrupted = "prepare" if stage == "counting" else stage
     attempts = {record["name"]: record["attempts"] for record in records}
     assert attempts == {
         name: 2 if name == interrupted else 1
