@@ -17,6 +17,7 @@ interleaving the four variants of each element, frequencies are laid out to matc
 `tile_variants` puts the variants of a tile that share a position side by side.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -236,10 +237,30 @@ def ancestry_statistics(
     Statistics of every person. The Hessian holds K(K+1)/2 entries in the order of
     `pair_indices`. Logarithms are taken and summed in float64 (`sum_of_logs`).
     """
+    n_tiles = frequencies.shape[0]
+    weight = n_tiles / len(range(0, n_tiles, max(stride, 1)))
+
+    def counts(column: Array) -> Array | bool:
+        return column % stride == 0 if stride > 1 else stride == 1
+
+    found = sum_ancestry_statistics(packed, ancestry, frequencies, counts, tile)
+    return found._replace(hessian=jnp.float32(weight) * found.hessian)
+
+
+def sum_ancestry_statistics(
+    packed: Packed,
+    ancestry: Ancestry,
+    frequencies: FrequencyTiles,
+    counts: Callable[[Array], Array | bool],
+    tile: TileShape,
+) -> AncestryStatistics:
+    """As `ancestry_statistics`, inside a compiled function.
+
+    ``counts`` says which tiles of variants count in the Hessian, by their index.
+    """
     n_people, k = ancestry.shape
     n_pairs = k * (k + 1) // 2
     n_tiles = frequencies.shape[0]
-    weight = n_tiles / len(range(0, n_tiles, max(stride, 1)))
 
     def people_tile(row: Array) -> AncestryStatistics:
         q = jax.lax.dynamic_slice_in_dim(ancestry, row * tile.people, tile.people)
@@ -263,12 +284,11 @@ def ancestry_statistics(
                     hessian = hessian + _product(second, _pairs(p_tile).T)
                 return hessian
 
-            hessian = sums.hessian
-            if stride == 1:
-                hessian = bend(hessian)
-            elif stride > 1:
-                counts = column % stride == 0
-                hessian = jax.lax.cond(counts, bend, lambda held: held, hessian)
+            counted = counts(column)
+            if isinstance(counted, bool):
+                hessian = bend(sums.hessian) if counted else sums.hessian
+            else:
+                hessian = jax.lax.cond(counted, bend, lambda held: held, sums.hessian)
             return AncestryStatistics(
                 gradient, hessian, log_likelihood + sum_of_logs(parts)
             )
@@ -283,7 +303,7 @@ def ancestry_statistics(
     tiles = jax.lax.map(people_tile, jnp.arange(n_people // tile.people))
     return AncestryStatistics(
         tiles.gradient.reshape(n_people, k),
-        jnp.float32(weight) * tiles.hessian.reshape(n_people, n_pairs),
+        tiles.hessian.reshape(n_people, n_pairs),
         tiles.log_likelihood.reshape(n_people),
     )
 

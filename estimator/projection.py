@@ -14,7 +14,8 @@ from estimator.likelihood import (
     FrequencyTiles,
     Packed,
     TileShape,
-    ancestry_statistics,
+    hessian_stride,
+    sum_ancestry_statistics,
 )
 from estimator.quadratic import pair_indices
 from estimator.relaxation import newton_ancestry
@@ -26,6 +27,11 @@ from estimator.relaxation import newton_ancestry
 # and cost more passes than it saves. With half of it, one person in 300 would take a
 # third pass, and with them everybody in their tile.
 TOLERANCE = 0.02
+# With many variants a Hessian hardly changes, and every other pass keeps that of the
+# one before, at half the cost. How much it has changed is told by the length of a step
+# beside that of the step before: twice their ratio times the length, squared, is at
+# most so much of the above, or another step follows.
+_KEPT_TOLERANCE = 0.02
 # Change of an entry of Q at which it is no use to go back further.
 _SMALLEST = 5e-5
 # Fall of the likelihood, per variant, that is rounding of the probabilities.
@@ -40,10 +46,16 @@ class Projection(NamedTuple):
 
 
 class _Refinement(NamedTuple):
-    """People of a tile on their way."""
+    """People of a tile on their way.
+
+    The Hessian is one at or before the best point, and ``bend`` the s'Hs of the step to
+    the trial.
+    """
 
     best: Projection
     trial: Ancestry
+    hessian: Float32[Array, "people pairs"]
+    bend: Float32[Array, " people"]
     n_evaluated: Int32[Array, ""]
     unsettled: Bool[Array, " people"]
 
@@ -93,6 +105,7 @@ def _project(
     n_people, k = initial.shape
     n_variants = frequencies.shape[0] * tile.variants
     rounding = n_variants * _ROUNDING
+    every = hessian_stride(n_variants) == 1
 
     def people_tile(index: Array) -> Projection:
         rows = (index * tile.people, tile.people)
@@ -100,8 +113,11 @@ def _project(
         start = jax.lax.dynamic_slice_in_dim(initial, *rows)
 
         def evaluate(state: _Refinement) -> _Refinement:
-            found = ancestry_statistics(block, state.trial, frequencies, tile=tile)
-            return _advance(state, found, refine, rounding)
+            renewed = True if every else state.n_evaluated % 2 == 0
+            found = sum_ancestry_statistics(
+                block, state.trial, frequencies, lambda _: renewed, tile
+            )
+            return _advance(state, found, renewed, refine, rounding)
 
         def unfinished(state: _Refinement) -> Array:
             return jnp.any(state.unsettled) & (state.n_evaluated <= refine)
@@ -110,6 +126,8 @@ def _project(
         first = _Refinement(
             Projection(start, nothing),
             start,
+            jnp.zeros((tile.people, k * (k + 1) // 2), jnp.float32),
+            jnp.zeros(tile.people, jnp.float32),
             jnp.asarray(0, jnp.int32),
             jnp.ones(tile.people, bool),
         )
@@ -141,10 +159,13 @@ def _model(step: Float32[Array, "people k"], found: AncestryStatistics) -> _Mode
 def _advance(
     state: _Refinement,
     found: AncestryStatistics,
+    renewed: Array | bool,
     refine: Int32[Array, ""],
     rounding: float,
 ) -> _Refinement:
     """Step on where the trial was no worse, else go halfway back.
+
+    What was found has a Hessian if it was to be renewed.
 
     Whoever is settled stays, so that nobody's Q depends on who is in the same tile.
     """
@@ -155,12 +176,17 @@ def _advance(
         jnp.where(row, state.trial, state.best.ancestry),
         jnp.where(better, found.log_likelihood, state.best.log_likelihood),
     )
+    hessian = jnp.where(row & renewed, found.hessian, state.hessian)
+    found = found._replace(hessian=hessian)
     halfway = (state.best.ancestry + state.trial) * jnp.float32(0.5)
     stepped = newton_ancestry(state.trial, found.gradient, found.hessian)
     trial = jnp.where(row, stepped, halfway)
     model = _model(trial - state.trial, found)
     moved = jnp.max(jnp.abs(trial - best.ancestry), axis=1)
-    small = jnp.where(better, model.bend <= TOLERANCE, moved <= _SMALLEST)
+    left = jnp.float32(4) * model.bend**2
+    known = renewed | (left <= TOLERANCE * _KEPT_TOLERANCE * state.bend)
+    short = (model.bend <= TOLERANCE) & known
+    small = jnp.where(better, short, moved <= _SMALLEST)
     # The last step is not evaluated: the quadratic model says what it gains.
     last = better & small & (state.n_evaluated < refine)
     best = Projection(
@@ -168,4 +194,6 @@ def _advance(
         best.log_likelihood + jnp.where(last, model.gain, jnp.zeros_like(model.gain)),
     )
     unsettled = state.unsettled & ~small
-    return _Refinement(best, trial, state.n_evaluated + 1, unsettled)
+    # After a step back nothing is known of how the Hessian changes.
+    bend = jnp.where(better, model.bend, 0.0)
+    return _Refinement(best, trial, hessian, bend, state.n_evaluated + 1, unsettled)
