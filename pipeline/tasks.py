@@ -142,7 +142,8 @@ class Cluster:
 
     def results(self, futures: Sequence[Future]) -> list[Any]:
         """Results of several tasks, in order, fetched together."""
-        return self._wait(lambda: self.client.gather(list(futures)))
+        # Dask's own gather leaves a traceback in the log when it is given up.
+        return self._wait(lambda: asyncio.gather(*futures))
 
     def get(self, graph: Any, keys: Any, **options: Any) -> Any:
         """Compute a dask graph with the same patience, as one of dask's schedulers."""
