@@ -79,7 +79,7 @@ def _plan_tasks(store: Store) -> list[_CountTask]:
 
 
 def _count(task: _CountTask) -> _Counted:
-    store = open_store(task.path, writable=True)
+    store = open_store(task.path)
     genotypes = np.zeros((len(task.elements) * VARIANTS_PER_BYTE, 3), np.int64)
     for start in range(task.people.start, task.people.stop, task.people_per_read):
         people = slice(start, min(start + task.people_per_read, task.people.stop))
