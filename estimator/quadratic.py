@@ -102,9 +102,22 @@ def _newton_direction(
     return (direction - excess[None]) * weight, mean + multiplier
 
 
-# Problems solved together: the working set of a chunk stays in cache, and a chunk
-# is finished as soon as its own hardest problem is.
-CHUNK = 128
+# Problems solved together. On a CPU the working set of a chunk stays in cache, and a
+# chunk is finished as soon as its own hardest problem is; a GPU takes as long for few
+# problems as for many, and one chunk waits for the other.
+_CHUNKS = {"cpu": 128, "gpu": 65_536}
+
+
+def chunk_size(n_problems: int, platform: str | None = None) -> int:
+    """Problems solved together on a kind of device, by default the one jax uses.
+
+    >>> chunk_size(5_000, "cpu"), chunk_size(5_000, "gpu")
+    (128, 5000)
+    """
+    platform = platform or jax.default_backend()
+    if platform == "cpu":
+        return _CHUNKS["cpu"]
+    return min(max(n_problems, 1), _CHUNKS["gpu"])
 
 
 @partial(jax.jit, static_argnames=("sum_is_fixed",))
@@ -140,11 +153,12 @@ def solve_quadratic(
     Nocedal and Wright (2006), Numerical Optimization, algorithm 16.3.
     """
     k, n_problems = gradient.shape
-    padding = -n_problems % CHUNK
+    chunk = chunk_size(n_problems)
+    padding = -n_problems % chunk
 
     def chunks(values: Array) -> Array:
         padded = jnp.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, padding)])
-        return jnp.moveaxis(padded.reshape(*values.shape[:-1], -1, CHUNK), -2, 0)
+        return jnp.moveaxis(padded.reshape(*values.shape[:-1], -1, chunk), -2, 0)
 
     steps = jax.lax.map(
         lambda problems: _solve_chunk(*problems, sum_is_fixed=sum_is_fixed),
