@@ -1,6 +1,6 @@
 """What a run will need, computed before it begins: memory, reads, network, disk.
 
-Pure arithmetic on the sizes of a cohort. Memory is that of processes on a CPU, from
+Pure arithmetic on the sizes of a cohort. Memory is that of processes on the host, from
 figures measured with this release's kernels; what grows with the data follows from the
 arrays that each stage holds at a time.
 """
@@ -21,6 +21,8 @@ DRIVER_BYTES = 490 * MIB
 # What the compiled kernels of the fit take, and those of training and applying.
 FIT_KERNEL_BYTES = 250 * MIB
 ENCODER_KERNEL_BYTES = 300 * MIB
+# What the libraries of a GPU take of the host's memory, once jax has loaded them.
+GPU_LIBRARY_BYTES = 2_750 * MIB
 # A variant's keys and counts, and a person's id, as the driver holds them.
 VARIANT_BYTES = 600
 PERSON_BYTES = 200
@@ -30,6 +32,7 @@ STORED_PERSON_BYTES = 100
 REPORT_BYTES = 4 * MIB
 # A worker that Dask sees at its limit is killed: stay clear of it.
 USABLE_SHARE = 0.95
+_COMPUTED = ("fit", "train", "apply")
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,12 @@ class Budget:
 
 
 def plan_budget(
-    sizes: Sizes, config: RunConfig, n_workers: int, worker_limit: int | None
+    sizes: Sizes,
+    config: RunConfig,
+    n_workers: int,
+    worker_limit: int | None,
+    *,
+    on_gpus: bool = False,
 ) -> Budget:
     """Compute what a run will need.
 
@@ -117,6 +125,8 @@ def plan_budget(
         Workers that share the shards.
     worker_limit
         Memory that each may use, in bytes; None for any amount.
+    on_gpus
+        Whether they compute on GPUs.
     """
     k, m, n = config.fit.n_populations, sizes.n_variants, sizes.n_samples
     width = sizes.row_bytes
@@ -145,6 +155,9 @@ def plan_budget(
         stages["fit"] = max(stages["fit"], stages["train"])
         step = _joint_bytes(sizes, config, n_workers)
         stages["train"] = max(stages["train"], step)
+    if on_gpus:
+        # Genotypes are prepared without jax.
+        stages |= {name: stages[name] + GPU_LIBRARY_BYTES for name in _COMPUTED}
     cache_bytes = min(config.fit.cache_bytes, per_worker * shard_bytes)
     if worker_limit is not None:
         room = int(USABLE_SHARE * worker_limit) - stages["fit"]

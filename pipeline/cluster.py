@@ -125,8 +125,8 @@ def local_cluster(
     specs
         The workers.
     memory_limit
-        Bytes that each may use before it is killed, by default its share of the
-        machine's memory.
+        Bytes that each may use before it is killed. By default the share of the
+        machine's memory that a core has, or that a GPU has where there are some.
     dashboard
         Serve dask's dashboard, on loopback too.
 
@@ -139,7 +139,7 @@ def local_cluster(
     with (
         tempfile.TemporaryDirectory(prefix="streamixture-") as scratch,
         dask.config.set(_settings(specs)),
-        _start(specs, scratch, memory_limit or "auto", dashboard) as started,
+        _start(specs, scratch, memory_limit or _share(specs), dashboard) as started,
         Client(started, set_as_default=False) as client,
     ):
         try:
@@ -151,6 +151,13 @@ def local_cluster(
             ) from error
         with _ready(Cluster(client, LOCAL_PATIENCE_SECONDS)) as cluster:
             yield cluster
+
+
+def _share(specs: Sequence[WorkerSpec]) -> int | str:
+    """Memory of a worker; what dask takes by itself is the share of a core."""
+    if not any(spec.has_gpu for spec in specs):
+        return "auto"
+    return int(distributed.system.MEMORY_LIMIT) // len(specs)
 
 
 def _settings(specs: Sequence[WorkerSpec]) -> dict[str, Any]:

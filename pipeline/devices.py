@@ -57,6 +57,11 @@ class WorkerSpec:
     name: str
     environment: dict[str, str]
 
+    @property
+    def has_gpu(self) -> bool:
+        """Whether its device is a GPU."""
+        return bool(self.environment["CUDA_VISIBLE_DEVICES"])
+
 
 def plan_workers(
     gpu_ids: Sequence[str], n_cores: int, n_workers: int | None = None

@@ -128,7 +128,9 @@ def _fit_within_memory(
     )
     n_workers = max(len(cluster.workers), 1)
     limit = cluster.memory_limit()
-    planned = budget.plan_budget(sizes, config, n_workers, limit)
+    planned = budget.plan_budget(
+        sizes, config, n_workers, limit, on_gpus=cluster.on_gpus()
+    )
     budget.check_budget(
         planned, worker_limit=limit, driver_limit=sys.maxsize, free_disk=sys.maxsize
     )

@@ -158,7 +158,11 @@ def _check_budget(
     """Plan for the whole cohort, of which quality control leaves less."""
     limit = workers.memory_limit()
     planned = budget.plan_budget(
-        _sizes(cohort), config, max(len(workers.workers), 1), limit
+        _sizes(cohort),
+        config,
+        max(len(workers.workers), 1),
+        limit,
+        on_gpus=workers.on_gpus(),
     )
     budget.check_budget(
         planned,

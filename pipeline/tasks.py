@@ -224,6 +224,10 @@ class Cluster:
         limits = [report.memory_limit_bytes for report in self.reports()]
         return min((limit for limit in limits if limit), default=None)
 
+    def on_gpus(self) -> bool:
+        """Whether any worker computes on a GPU."""
+        return any(report.device.identity is not None for report in self.reports())
+
     def reports(self) -> list[WorkerReport]:
         """What each worker says of itself, in order of name."""
         answers = self.ask(workers.describe_worker).values()

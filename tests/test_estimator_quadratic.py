@@ -155,7 +155,8 @@ def test_solve__a_variable_at_its_bound_comes_back_inside():
 
 
 def test_solve__answers_do_not_depend_on_the_neighbours():
-    problems = random_problems(3, 2 * quadratic.chunk_size(1, "cpu") + 7, sum_is_fixed=True, seed=5)
+    n_problems = 2 * quadratic.chunk_size(1, "cpu") + 7
+    problems = random_problems(3, n_problems, sum_is_fixed=True, seed=5)
     whole = solve(problems, sum_is_fixed=True)
     part = solve([array[..., -12:] for array in problems], sum_is_fixed=True)
     np.testing.assert_array_equal(whole[:, -12:], part)

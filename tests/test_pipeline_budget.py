@@ -61,6 +61,19 @@ def test_plan_budget__people_do_not_change_a_worker_that_streams():
     assert grown == 3 * SIZES.n_samples * per_person
 
 
+def test_plan_budget__a_gpu_has_libraries_that_take_room():
+    on_cores = plan().stage_bytes
+    on_gpus = budget.plan_budget(SIZES, CONFIG, 2, None, on_gpus=True).stage_bytes
+    more = {name: on_gpus[name] - size for name, size in on_cores.items()}
+    libraries = budget.GPU_LIBRARY_BYTES
+    assert more == {
+        "prepare": 0,
+        "fit": libraries,
+        "train": libraries,
+        "apply": libraries,
+    }
+
+
 def plan_joint(*, workers: int = 2, **changes: Any) -> Budget:
     fit = FitConfig(method="neural", **{"n_populations": 8, **changes})
     return budget.plan_budget(SIZES, RunConfig(fit=fit), workers, None)

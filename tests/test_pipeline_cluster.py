@@ -64,6 +64,14 @@ def pair() -> Iterator[Cluster]:
         yield running
 
 
+def test_local_cluster__a_gpu_has_its_share_of_the_memory():
+    whole = distributed.system.MEMORY_LIMIT
+    for n_gpus in (1, 2):
+        specs = devices.plan_workers([str(i) for i in range(n_gpus)], 64)
+        with cluster.local_cluster(specs) as running:
+            assert running.memory_limit() == whole // n_gpus
+
+
 def _devices_by_name(running: Cluster) -> dict[str, int]:
     workers = running.client.scheduler_info()["workers"]
     return {
@@ -83,7 +91,8 @@ def _wait_for_others(running: Cluster, pids: dict[str, int]) -> dict[str, int]:
     """Processes of the workers, once none in ``pids`` is left."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        with contextlib.suppress(OSError):
+        # One may come between the two questions.
+        with contextlib.suppress(OSError, KeyError):
             found = _pids_by_name(running)
             if set(found) == set(DEVICES) and not set(found.values()) & set(
                 pids.values()
