@@ -121,10 +121,25 @@ def _split(config: AncestryEstimatorConfig, seed: int) -> tuple[Any, ...]:
     return nnx.split(encoder, nnx.Param, ...)
 
 
-@partial(jax.jit, static_argnames=("config", "seed"))
 def initial_weights(config: AncestryEstimatorConfig, *, seed: int) -> Weights:
-    """Random weights of a fresh encoder of K features."""
-    return nnx.to_pure_dict(_split(config, seed)[1])
+    """Random weights of a fresh encoder of K features.
+
+    Biases are zero and kernels normal, with the inverse of the number of inputs as
+    variance. Drawn by numpy: jax would first compile the drawing for a second.
+    """
+    rng = np.random.default_rng(seed)
+
+    def draw(blank: jax.ShapeDtypeStruct) -> npt.NDArray[np.float32]:
+        if len(blank.shape) < 2:
+            return np.zeros(blank.shape, np.float32)
+        kernel = rng.standard_normal(blank.shape, np.float32)
+        return kernel * np.float32(blank.shape[0] ** -0.5)
+
+    shapes = jax.eval_shape(lambda: nnx.to_pure_dict(_split(config, 0)[1]))
+    weights: Weights = jax.tree.map(draw, shapes)
+    if config.learnable_temperature:
+        weights["_temperature"] = np.full((), config.temperature, np.float32)
+    return weights
 
 
 def build_encoder(config: AncestryEstimatorConfig, weights: Weights) -> FeatureEncoder:

@@ -10,15 +10,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import numpy.typing as npt
 
-from estimator import training
 from estimator.likelihood import pad_shard, tile_shape
-from estimator.packing import PackedArray, count_called
-from estimator.projection import Projection, project_ancestry
-from estimator.relaxation import fix_ancestry
+from estimator.packing import PackedArray
 from estimator.uncertainty import PopulationError
 from pipeline import bundle, fit_check, plan, schema, stream
 from pipeline.config import ApplyConfig
@@ -29,6 +25,7 @@ from pipeline.minibatch import DeviceModel, lay_out_model, pad_people
 from pipeline.plan import Rows
 from pipeline.prepared import Prepared, open_store
 from pipeline.progress import track
+from pipeline.projector import Projected, group_size, project
 from pipeline.references import Candidates, ReferencePlan, write_references
 from pipeline.standard_errors import ErrorPlan, group_errors, plan_errors
 from pipeline.store import Store, write_all
@@ -42,8 +39,6 @@ KIND = "ancestry"
 
 FloatArray = npt.NDArray[np.float32]
 
-# A group of people is what one task projects.
-GROUP_PEOPLE = 256
 _VALUES = {
     name: schema.ANCESTRY[name]
     for name in (
@@ -203,16 +198,11 @@ def _group_task(
 
 
 def _groups(block: Rows, prepared: Prepared) -> list[Rows]:
-    """Cut a block into groups, at least four over a small cohort."""
+    """Cut a block into groups."""
     return [
         Rows(block.start + rows.start, block.start + rows.stop)
-        for rows in plan.split_rows(len(block), _group_size(prepared))
+        for rows in plan.split_rows(len(block), group_size(prepared))
     ]
-
-
-def _group_size(prepared: Prepared) -> int:
-    quarter = -(-prepared.n_samples // plan.MIN_SHARDS)
-    return min(GROUP_PEOPLE, -(-quarter // prepared.unit) * prepared.unit)
 
 
 def _choose_references(
@@ -226,7 +216,7 @@ def _choose_references(
 
     A group, unchecked, is what a worker rehearses meanwhile.
     """
-    size = _group_size(prepared)
+    size = group_size(prepared)
     parts = []
     for rows in plan.split_rows(len(check.candidates), size):
         people = check.candidates[rows.slice]
@@ -313,38 +303,20 @@ def _load(projector: _Projector) -> _Loaded:
     return _loaded[key]
 
 
-class _Projected(NamedTuple):
-    """People on the device, padded: what they have, and their Q."""
-
-    genotypes: jax.Array
-    n_called: npt.NDArray[np.int64]
-    encoded: jax.Array
-    projection: Projection
-
-
 def _project(
     projector: _Projector,
     padded: PackedArray,
     fixed: npt.NDArray[np.int16] | None,
-) -> _Projected:
-    """Find the Q of people who are padded to whole tiles."""
+) -> Projected:
     encoder, device, _ = _load(projector)
-    genotypes, n_called = jax.device_put(padded), count_called(padded)
-    features = device.features(genotypes, jax.device_put(n_called.astype(np.float32)))
-    encoded = training.encode(encoder.config, encoder.weights, features)
-    projection = project_ancestry(
-        genotypes,
-        encoded,
-        device.frequencies,
+    return project(
+        device,
+        encoder.config,
+        encoder.weights,
+        padded,
         refine=projector.refine,
-        tile=device.tile,
+        fixed=fixed,
     )
-    if fixed is not None:
-        given = fix_ancestry(projection.ancestry, fixed)
-        projection = project_ancestry(
-            genotypes, given, device.frequencies, refine=0, tile=device.tile
-        )
-    return _Projected(genotypes, n_called, encoded, projection)
 
 
 def _project_candidates(

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 from estimator.packing import DOSAGES, packed_width
-from pipeline import apply, decode, fit_check, neural, plan, steps
+from pipeline import decode, fit_check, neural, plan, projector, steps
 from pipeline.config import NEURAL, RunConfig
 from pipeline.devices import WORKER_BYTES
 from pipeline.errors import InputError
@@ -147,7 +147,7 @@ def plan_budget(
         "prepare": _prepare_bytes(sizes),
         "fit": _fit_bytes(sizes, config, shard_bytes, sums_bytes, per_worker),
         "train": _encoder_bytes(sizes, config, _people_encoded(sizes, config)),
-        "apply": _encoder_bytes(sizes, config, apply.GROUP_PEOPLE)
+        "apply": _encoder_bytes(sizes, config, projector.GROUP_PEOPLE)
         + _check_bytes(sizes, config),
     }
     if is_joint:
@@ -269,7 +269,7 @@ def _check_bytes(sizes: Sizes, config: RunConfig) -> int:
     variants = min(sizes.n_variants, fit_check.MAX_VARIANTS)
     residuals = FLOAT_BYTES * people * variants
     # Of everybody in a group with every reference, on two halves, in float64.
-    pairs = 2 * 2 * FLOAT_BYTES * people * apply.GROUP_PEOPLE
+    pairs = 2 * 2 * FLOAT_BYTES * people * projector.GROUP_PEOPLE
     candidates = fit_check.CANDIDATES * people * packed_width(variants) * sizes.itemsize
     # As they come, together, and on the device.
     return 4 * residuals + 8 * pairs + 3 * candidates

@@ -12,7 +12,6 @@ import jax
 import numpy as np
 import numpy.typing as npt
 
-from estimator import training
 from estimator.likelihood import tile_shape
 from estimator.packing import (
     CALLS,
@@ -20,17 +19,16 @@ from estimator.packing import (
     GENOTYPES,
     Codes,
     PackedArray,
-    count_called,
     decode_alleles,
     pack_codes,
     packed_width,
 )
-from estimator.projection import project_ancestry
 from pipeline import call_codes
 from pipeline.bundle import Model
 from pipeline.decode import Columns
 from pipeline.errors import InputError
 from pipeline.minibatch import DeviceModel, lay_out_model, pad_people
+from pipeline.projector import project
 
 # People whom one task projects.
 GROUP_PEOPLE = 512
@@ -157,17 +155,12 @@ def project_people(
     with jax.enable_x64(True):
         device = _load(model, token)
         padded = pad_people(packed, GROUP_PEOPLE, device.tile)
-        genotypes = jax.device_put(padded)
-        n_called = count_called(padded)
-        called = jax.device_put(n_called.astype(np.float32))
-        features = device.features(genotypes, called)
         encoder = model.encoder
-        encoded = training.encode(encoder.config, encoder.weights, features)
-        found = project_ancestry(
-            genotypes, encoded, device.frequencies, refine=refine, tile=device.tile
+        projected = project(
+            device, encoder.config, encoder.weights, padded, refine=refine
         )
-        result = np.column_stack([found.ancestry, found.log_likelihood])[:n_people]
-    uncalled = n_called[:n_people] == 0
+        result = np.column_stack(projected.projection)[:n_people]
+    uncalled = projected.n_called[:n_people] == 0
     result[uncalled] = [*[np.nan] * (result.shape[1] - 1), 0.0]
     return result
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from estimator import training
 from estimator.config import AncestryEstimatorConfig
-from pipeline import checkpoint, minibatch, plan, stream
+from pipeline import checkpoint, minibatch, plan, projector, stream
 from pipeline.config import TrainConfig
 from pipeline.fit import FitResult
 from pipeline.location import Location
@@ -98,9 +98,9 @@ def train(
         hidden_dims=config.hidden_dims,
         dropout_rate=0.0,
     )
-    projector = training.projector(*fitted.point)
+    first_layer = training.projector(*fitted.point)
     model = FittedModel(folder, stamp, encoder_config)
-    model.save(fitted.point, projector)
+    model.save(fitted.point, first_layer)
     steps = _plan_steps(prepared, config, seed)
     schedule = _Schedule(config.learning_rate, max(len(steps), 1))
     file = checkpoint.StateFile(folder / "training.npz")
@@ -118,12 +118,15 @@ def train(
                 for step in steps[:1]
                 for part in step[:1]
             ]
+            # There is time for what comes after the training, too.
+            group = (projector.group_size(prepared), prepared.itemsize)
+            rehearsal.append(cluster.rehearse(projector.rehearse, model, blank, *group))
             state = cluster.result(cluster.submit(_start, weights, schedule))
             del rehearsal
         progress = _Progress(0, state)
         file.save(progress)
     state = _train_steps(model, steps, n_padded, schedule, cluster, progress, file)
-    return Encoder(encoder_config, state.weights, projector)
+    return Encoder(encoder_config, state.weights, first_layer)
 
 
 def _structure(config: AncestryEstimatorConfig, schedule: _Schedule) -> _Progress:

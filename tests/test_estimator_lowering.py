@@ -182,7 +182,6 @@ CASES = {
         (PACKED, f32(N_PEOPLE), N_VARIANTS, F_TILES, P_TILES),
         TILED,
     ),
-    "initial_weights": lambda: (training.initial_weights, (CONFIG,), {"seed": 0}),
     "encode": lambda: (
         training.encode,
         (CONFIG, abstract_weights(), f32(N_PEOPLE, K)),

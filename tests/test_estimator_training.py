@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
-from estimator import likelihood, model, packing, training
+from estimator import encoder, likelihood, model, packing, training
 from estimator.config import AncestryEstimatorConfig
 from tests import oracle
 
@@ -119,6 +120,28 @@ def test_encoder_features__are_standardised_genotypes_times_the_factor():
     )
     np.testing.assert_array_equal(minibatch().features[NO_CALLS], 0)
     np.testing.assert_array_equal(minibatch().features[N_PEOPLE:], 0)
+
+
+# Initial weights
+
+
+@pytest.mark.parametrize("learnable", [False, True])
+def test_initial_weights__are_those_of_a_fresh_encoder(learnable):
+    chosen = config(
+        hidden_dims=(64, 32), temperature=2.0, learnable_temperature=learnable
+    )
+    weights = training.initial_weights(chosen, seed=1)
+    fresh = encoder.FeatureEncoder(chosen.n_populations, chosen, rngs=nnx.Rngs(1))
+    expected = nnx.to_pure_dict(nnx.state(fresh, nnx.Param))
+    assert jax.tree.structure(weights) == jax.tree.structure(expected)
+    for one, other in zip(
+        jax.tree.leaves(weights), jax.tree.leaves(expected), strict=True
+    ):
+        assert (one.shape, one.dtype) == (other.shape, other.dtype)
+        np.testing.assert_allclose(one.std(), other.std(), rtol=0.4)
+    assert weights.get("_temperature", 2.0) == 2.0
+    again = training.initial_weights(chosen, seed=1)
+    jax.tree.map(np.testing.assert_array_equal, weights, again)
 
 
 # The minibatch loss
