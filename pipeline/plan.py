@@ -18,6 +18,10 @@ CHUNK_WIDTH = 25_000
 MAX_BLOCK_BYTES = 256 * 2**20
 # Shards of a cohort too small to need several still feed several workers.
 MIN_SHARDS = 4
+# A core computes on whole tiles of people. What else a shard costs is adding its sums:
+# about as much as these people.
+TILE_PEOPLE = 128
+_SUM_PEOPLE = 24
 
 
 @dataclass(frozen=True, order=True)
@@ -96,6 +100,10 @@ def plan_shards(
     itemsize
         Bytes of a packed element of four variants.
 
+    Returns
+    -------
+    Shards that take least to compute, which fill whole tiles well.
+
     >>> [len(rows) for rows in plan_shards(1000, 400, 50, max_people=2048,
     ...                                    max_bytes=2**20)]
     [250, 250, 250, 250]
@@ -103,10 +111,16 @@ def plan_shards(
     row_bytes = max(packed_width(n_variants), 1) * itemsize
     most = max(min(max_people, max_bytes // row_bytes) // unit, 1)
     n_chunks = -(-n_people // unit)
-    # A multiple, so that few workers have equal shares.
-    n_shards = min(-(-n_chunks // (most * MIN_SHARDS)) * MIN_SHARDS, n_chunks)
-    per_shard = -(-n_chunks // n_shards)
-    return split_rows(n_people, per_shard * unit)
+    most = min(most, -(-n_chunks // MIN_SHARDS))
+
+    def computed(chunks: int) -> int:
+        """People that are computed on, where two workers share the shards."""
+        pairs_of_shards = -(-n_people // (2 * chunks * unit))
+        n_tiles = -(-chunks * unit // TILE_PEOPLE)
+        return 2 * pairs_of_shards * (n_tiles * TILE_PEOPLE + _SUM_PEOPLE)
+
+    best = min(range(most, 0, -1), key=computed)
+    return split_rows(n_people, best * unit)
 
 
 def evenly_spaced(n: int, most: int) -> slice:

@@ -110,7 +110,25 @@ def test_plan_shards__of_a_small_cohort_feed_several_workers(n_chunks, unit):
     shards = plan.plan_shards(
         n_chunks * unit, 8, unit, max_people=10**9, max_bytes=2**40
     )
-    assert 2 <= len(shards) <= plan.MIN_SHARDS
+    assert len(shards) >= 2
+    fewest = plan.split_rows(n_chunks * unit, -(-n_chunks // plan.MIN_SHARDS) * unit)
+    assert len(shards) >= len(fewest)
+    # What more of them cost, they save in tiles: but for the last, which is shorter.
+    assert _tile_rows(shards[:-1]) <= _tile_rows(fewest)
+
+
+def _tile_rows(shards: list[Rows]) -> int:
+    return sum(-(-len(rows) // plan.TILE_PEOPLE) for rows in shards) * plan.TILE_PEOPLE
+
+
+@pytest.mark.parametrize(
+    ("n_people", "unit", "n_shards", "size"),
+    [(5_000, 50, 10, 500), (10_000, 50, 10, 1_000), (7_777, 64, 8, 1_024)],
+)
+def test_plan_shards__fill_whole_tiles(n_people, unit, n_shards, size):
+    shards = plan.plan_shards(n_people, 1_000, unit, max_people=1_024, max_bytes=2**27)
+    assert (len(shards), len(shards[0])) == (n_shards, size)
+    assert _tile_rows(shards) <= 1.03 * n_people
 
 
 def _all_plans() -> list[list[Rows]]:
