@@ -40,6 +40,12 @@ def prune(
     return independent(first, second, np.argsort(-minor_frequency, kind="stable"))
 
 
+def rehearse() -> None:
+    """Have compiled what `independent` calls, which takes a second the first time."""
+    first = np.zeros(1, np.int64)
+    independent(first, first + 1, np.arange(2))
+
+
 def independent(
     first: npt.NDArray[np.int64],
     second: npt.NDArray[np.int64],

@@ -7,6 +7,7 @@ disequilibrium. Invariant: the masks depend on the genotypes and the settings, n
 chunks or workers.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
@@ -115,10 +116,19 @@ def quality_control(cohort: Cohort, config: QCConfig) -> QCResult:
         a third allele or an impossible dosage, or, for linkage disequilibrium, if
         variants are not sorted.
     """
-    everyone = np.ones(cohort.n_samples, dtype=np.bool_)
     if not config.enabled:
+        everyone = np.ones(cohort.n_samples, dtype=np.bool_)
         counts = calls.count_calls(cohort, biallelic_variants(cohort), everyone)
         return keep_called(cohort, counts)
+    # While the workers count, this process has nothing else to do.
+    with ThreadPoolExecutor(1) as rehearsal:
+        rehearsal.submit(pruning.rehearse)
+        return _filter(cohort, config)
+
+
+def _filter(cohort: Cohort, config: QCConfig) -> QCResult:
+    """Filter after filter, each by what the ones before have left."""
+    everyone = np.ones(cohort.n_samples, dtype=np.bool_)
     runs = _sorted_contigs(cohort) if config.max_ld_r2 < 1 else None
     filters = _Filters(cohort)
     wanted = contigs.informative(cohort.contig_names, include_x=config.include_x)
