@@ -90,7 +90,7 @@ def test_project__reaches_the_optimum_from_any_start(start):
         cohort().genotypes, optimum(), cohort().frequencies
     )
     np.testing.assert_allclose(found.log_likelihood, exact, rtol=1e-6)
-    assert (best - exact).max() < 2 * ROUNDING
+    assert (best - exact).max() < 3 * ROUNDING
     assert (found.ancestry == 0).any()
 
 

@@ -206,7 +206,7 @@ def test_check_budget__says_how_much_there_is_and_what_to_change(
 def test_check_budget__names_the_setting_of_a_fit_that_is_too_large():
     config = RunConfig(fit=FitConfig(n_populations=8, shard_people=20_000))
     planned = budget.plan_budget(SIZES, config, 2, 700 * MIB)
-    with pytest.raises(InputError, match=r"lower fit\.shard_people \(shards have 5000"):
+    with pytest.raises(InputError, match=r"lower fit\.shard_people \(shards have 5100"):
         check(planned, worker_limit=700 * MIB)
 
 
