@@ -2,8 +2,8 @@
 
 import functools
 
-import jax.numpy as jnp
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
