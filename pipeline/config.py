@@ -6,25 +6,17 @@ changes how a run goes (workers, verbosity, overwriting) is a command-line flag.
 
 import dataclasses
 import math
-import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Any
 
-from pipeline.errors import InputError
-
-T = TypeVar("T")
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise InputError(message)
+from pipeline import toml_file
+from pipeline.errors import require
 
 
 def _require_fraction(section: str, **values: float) -> None:
     for name, value in values.items():
-        _require(0 <= value <= 1, f"{section}.{name} is {value}; it must be in [0, 1]")
+        require(0 <= value <= 1, f"{section}.{name} is {value}; it must be in [0, 1]")
 
 
 # Lists of regions of long-range linkage disequilibrium that come with the package.
@@ -96,18 +88,18 @@ class QCConfig:
             min_hwe_p=self.min_hwe_p,
             max_ld_r2=self.max_ld_r2,
         )
-        _require(
+        require(
             0 <= self.min_maf <= 0.5,
             f"qc.min_maf is {self.min_maf}; it must be in [0, 0.5]",
         )
-        _require(
+        require(
             self.relatives in RELATIVES,
             f"qc.relatives is {self.relatives!r}; it must be one of "
             f"{', '.join(RELATIVES)}",
         )
         for name in ("ld_window_bp", "ld_max_samples"):
             value = getattr(self, name)
-            _require(value > 0, f"qc.{name} is {value}; it must be positive")
+            require(value > 0, f"qc.{name} is {value}; it must be positive")
 
     @property
     def files(self) -> list[str]:
@@ -119,7 +111,7 @@ class QCConfig:
 def _require_positive(section: str, **values: float) -> None:
     for name, value in values.items():
         right = 0 < value < math.inf
-        _require(right, f"{section}.{name} is {value}; it must be positive")
+        require(right, f"{section}.{name} is {value}; it must be positive")
 
 
 LIKELIHOOD, NEURAL = "likelihood", "neural"
@@ -165,13 +157,13 @@ class FitConfig:
     cache_bytes: int = 4 * 2**30
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.method in METHODS,
             f"fit.method is {self.method!r}; it must be one of {', '.join(METHODS)}",
         )
         fields = dataclasses.asdict(self)
         del fields["method"]
-        _require(self.cache_bytes >= 0, "fit.cache_bytes must not be negative")
+        require(self.cache_bytes >= 0, "fit.cache_bytes must not be negative")
         del fields["cache_bytes"]
         _require_positive("fit", **fields)
 
@@ -201,7 +193,7 @@ class TrainConfig:
     learning_rate: float = 1e-3
 
     def __post_init__(self) -> None:
-        _require(self.epochs >= 0, f"train.epochs is {self.epochs}; it must be >= 0")
+        require(self.epochs >= 0, f"train.epochs is {self.epochs}; it must be >= 0")
         _require_positive(
             "train",
             batch_size=self.batch_size,
@@ -247,7 +239,7 @@ class NeuralConfig:
         del fields["held_out"]
         _require_positive("neural", **fields)
         _require_fraction("neural", frequency_rate=self.frequency_rate)
-        _require(
+        require(
             0 <= self.held_out <= 0.5,
             f"neural.held_out is {self.held_out}; it must be in [0, 0.5]",
         )
@@ -306,25 +298,25 @@ class ApplyConfig:
     fit_check_threshold: float = 0.02
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.strand in STRANDS,
             f"apply.strand is {self.strand!r}; it must be one of {', '.join(STRANDS)}",
         )
         _require_fraction("apply", min_overlap=self.min_overlap)
-        _require(
+        require(
             self.refine >= -1,
             f"apply.refine is {self.refine}; it must be >= 0, or -1 for the method's",
         )
-        _require(
+        require(
             self.standard_errors in STANDARD_ERRORS,
             f"apply.standard_errors is {self.standard_errors!r}; it must be one of "
             f"{', '.join(STANDARD_ERRORS)}",
         )
-        _require(
+        require(
             self.jackknife_blocks >= 2,
             f"apply.jackknife_blocks is {self.jackknife_blocks}; it must be at least 2",
         )
-        _require(
+        require(
             self.fit_check_people == 0 or self.fit_check_people >= MIN_CHECK_PEOPLE,
             f"apply.fit_check_people is {self.fit_check_people}; it must be at least "
             f"{MIN_CHECK_PEOPLE}, or 0 for no check",
@@ -348,7 +340,7 @@ class RunConfig:
     apply: ApplyConfig = field(default_factory=ApplyConfig)
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             0 <= self.seed < 2**32,
             f"seed is {self.seed}; it must be in [0, 4294967295]",
         )
@@ -371,33 +363,7 @@ def load_config(path: Path | None) -> RunConfig:
     InputError
         If the file is missing, is not TOML, or has an unknown key or a bad value.
     """
-    return RunConfig() if path is None else read_toml(RunConfig, path, "--config")
-
-
-def read_toml(cls: type[T], path: Path, option: str) -> T:
-    """Read a TOML file as a frozen dataclass, whose dataclasses are its tables.
-
-    Parameters
-    ----------
-    cls
-        The class of the whole file.
-    path
-        The file.
-    option
-        What named it, for the error.
-
-    Raises
-    ------
-    InputError
-        If the file is missing, is not TOML, or has an unknown key or a bad value.
-    """
-    try:
-        values = tomllib.loads(path.read_text())
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; check {option}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not TOML: {error}") from error
-    return cast(T, _build(cls, values, f"{path}: ", ""))
+    return RunConfig() if path is None else toml_file.read(RunConfig, path, "--config")
 
 
 def replace_values(config: RunConfig, section: str, **values: Any) -> RunConfig:
@@ -406,34 +372,3 @@ def replace_values(config: RunConfig, section: str, **values: Any) -> RunConfig:
         return dataclasses.replace(config, **values)
     changed = dataclasses.replace(getattr(config, section), **values)
     return dataclasses.replace(config, **{section: changed})
-
-
-def _build(cls: type, values: Mapping[str, Any], where: str, section: str) -> Any:
-    """Make a section from a TOML table, checking names and types."""
-    kinds = get_type_hints(cls)
-    title = f"[{section}]" if section else "the top level"
-    unknown = sorted(set(values) - set(kinds))
-    _require(
-        not unknown,
-        f"{where}unknown key {', '.join(unknown)} in {title}; "
-        f"known are {', '.join(kinds)}",
-    )
-    converted = {
-        name: _convert(kinds[name], value, where, name)
-        for name, value in values.items()
-    }
-    return cls(**converted)
-
-
-def _convert(kind: Any, value: Any, where: str, name: str) -> Any:
-    if dataclasses.is_dataclass(kind):
-        _require(isinstance(value, dict), f"{where}{name} must be a table, [{name}]")
-        return _build(kind, value, where, name)  # type: ignore[arg-type]
-    if get_origin(kind) is tuple:
-        _require(isinstance(value, list), f"{where}{name} must be a list")
-        return tuple(_convert(get_args(kind)[0], item, where, name) for item in value)
-    accepted = (int, float) if kind is float else kind
-    # To Python a bool is an int; to a reader of the file it is not.
-    right = isinstance(value, accepted) and (kind is bool) == isinstance(value, bool)
-    _require(right, f"{where}{name} is {value!r}; it must be of type {kind.__name__}")
-    return kind(value)

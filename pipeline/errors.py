@@ -22,3 +22,9 @@ class ClusterError(RuntimeError):
     What was finished before is on disk, and a run goes on from there when it is
     resumed.
     """
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise InputError with the message unless the condition holds."""
+    if not condition:
+        raise InputError(message)

@@ -9,20 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline import config, provenance
+from pipeline import provenance, toml_file
 from pipeline.config import RunConfig
-from pipeline.errors import InputError
+from pipeline.errors import require
 
 AUTO, REPORT, NEVER = "auto", "report", "never"
 REFITS = (AUTO, REPORT, NEVER)
 
 FILES, CONTENTS = "files", "contents"
 COMPARISONS = (FILES, CONTENTS)
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise InputError(message)
 
 
 @dataclass(frozen=True)
@@ -53,14 +48,14 @@ class DriftConfig:
     max_populations: int = 0
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.min_people > 0,
             f"drift.min_people is {self.min_people}; it must be positive",
         )
         for name in ("max_unlikely", "max_poorly_described", "max_fit_changed"):
             value = getattr(self, name)
-            _require(0 <= value <= 1, f"drift.{name} is {value}; it must be in [0, 1]")
-        _require(
+            require(0 <= value <= 1, f"drift.{name} is {value}; it must be in [0, 1]")
+        require(
             self.max_populations >= 0,
             f"drift.max_populations is {self.max_populations}; it must be >= 0",
         )
@@ -100,18 +95,18 @@ class ReprocessConfig:
 
     def __post_init__(self) -> None:
         for name in ("cohort", "output"):
-            _require(bool(getattr(self, name)), f"{name} is not set; say where it is")
+            require(bool(getattr(self, name)), f"{name} is not set; say where it is")
         for name, known in (("refit", REFITS), ("compare", COMPARISONS)):
             value = getattr(self, name)
-            _require(
+            require(
                 value in known,
                 f"{name} is {value!r}; it must be one of {', '.join(known)}",
             )
-        _require(
+        require(
             self.keep_versions > 0,
             f"keep_versions is {self.keep_versions}; it must be positive",
         )
-        _require(
+        require(
             self.drift.max_populations == 0
             or self.drift.max_populations >= self.run.fit.n_populations,
             f"drift.max_populations is {self.drift.max_populations}, below "
@@ -141,4 +136,4 @@ def load_reprocess_config(path: Path) -> ReprocessConfig:
     InputError
         If it is missing, is not TOML, or has an unknown key or a bad value.
     """
-    return config.read_toml(ReprocessConfig, path, "the path")
+    return toml_file.read(ReprocessConfig, path, "the path")

@@ -4,9 +4,8 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline import quantities
-from pipeline.config import read_toml
-from pipeline.errors import InputError
+from pipeline import quantities, toml_file
+from pipeline.errors import require
 
 _WALLTIME = re.compile(r"(\d+-\d+(:\d+){0,2}|\d+(:\d+){0,2})")
 _LEAST_MEMORY_BYTES = 512 * 2**20
@@ -71,25 +70,25 @@ class SlurmConfig:
     prologue: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.gpus_per_task in (0, 1),
             f"slurm.gpus_per_task is {self.gpus_per_task}; a worker computes on one "
             "GPU, so give 1, and as many max_workers as there are GPUs",
         )
-        _require(
+        require(
             1 <= self.min_workers <= self.max_workers,
             f"slurm.min_workers is {self.min_workers} and max_workers "
             f"{self.max_workers}; at least one worker, and no more than max_workers",
         )
-        _require(
+        require(
             self.cpus_per_task >= 1,
             f"slurm.cpus_per_task is {self.cpus_per_task}; it must be positive",
         )
-        _require(
+        require(
             _WALLTIME.fullmatch(self.walltime) is not None,
             f'slurm.walltime is "{self.walltime}"; write it as in "04:00:00" or "1-00"',
         )
-        _require(
+        require(
             self.memory_bytes >= _LEAST_MEMORY_BYTES,
             f"slurm.memory is {self.memory}; a worker needs 512MiB at the least",
         )
@@ -104,11 +103,6 @@ class SlurmConfig:
     def wait_seconds(self) -> float:
         """How long no job may have begun."""
         return quantities.parse_duration(self.max_wait, "slurm.max_wait")
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise InputError(message)
 
 
 @dataclass(frozen=True)
@@ -128,4 +122,4 @@ def load_config(path: Path | None) -> SlurmConfig:
     """
     if path is None:
         return SlurmConfig()
-    return read_toml(_File, path, "--cluster-config").slurm
+    return toml_file.read(_File, path, "--cluster-config").slurm
