@@ -128,8 +128,9 @@ def tile_variants(
     """
     rows, n_variants = values.shape
     padding = -n_variants % (width * VARIANTS_PER_BYTE)
-    padded = np.pad(values, ((0, 0), (0, padding)), constant_values=fill)
-    tiles = padded.reshape(rows, -1, width, VARIANTS_PER_BYTE)
+    if padding:
+        values = np.pad(values, ((0, 0), (0, padding)), constant_values=fill)
+    tiles = np.asarray(values).reshape(rows, -1, width, VARIANTS_PER_BYTE)
     return jax.device_put(np.ascontiguousarray(tiles.transpose(1, 3, 0, 2)))
 
 

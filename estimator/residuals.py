@@ -148,9 +148,11 @@ def tile_halves(
 ) -> Float32[Array, "tiles 4 rows width"]:
     """Lay out rows of both halves for the kernels, whole tiles each."""
     short = -values.shape[2] % (width * VARIANTS_PER_BYTE)
-    padding = ((0, 0), (0, 0), (0, short))
-    padded = np.pad(np.asarray(values), padding, constant_values=fill)
-    return tile_variants(np.concatenate(list(padded), axis=1), width)
+    halves = list(np.asarray(values))
+    if short:
+        padding = ((0, 0), (0, short))
+        halves = [np.pad(half, padding, constant_values=fill) for half in halves]
+    return tile_variants(np.concatenate(halves, axis=1), width)
 
 
 class _Residuals(NamedTuple):
@@ -319,15 +321,9 @@ def correlate(
     """
     size = np.asarray(sums.squares, np.float64) * _share(sums.called, references.weight)
     alleles = _share(sums.alleles, references.weight) * in_fit[:, None]
-    expected = np.einsum(
-        "ih,ik,hkl,sl,sh->his",
-        alleles,
-        ancestry.astype(np.float64),
-        references.covariance,
-        references.ancestry.astype(np.float64),
-        references.alleles,
-        optimize=True,
-    )
+    people = alleles.T[:, :, None] * ancestry.astype(np.float64)
+    others = references.alleles.T[:, :, None] * references.ancestry.astype(np.float64)
+    expected = people @ references.covariance @ others.transpose(0, 2, 1)
     products = np.asarray(sums.products, np.float64).transpose(1, 0, 2) + expected
     squared = size.T[:, :, None] * references.size.T[:, None]
     total = size.sum(axis=1)[:, None] * references.size.sum(axis=1)[None]
@@ -363,7 +359,7 @@ def check_fit(
     medians = []
     for chosen, judged in ((0, 1), (1, 0)):
         candidates = np.where(known, masked[chosen], -np.inf)
-        nearest = np.argsort(-candidates, axis=1, kind="stable")[:, :N_NEAREST]
+        nearest = np.argpartition(-candidates, N_NEAREST, axis=1)[:, :N_NEAREST]
         values = np.take_along_axis(np.where(known, masked[judged], 0), nearest, axis=1)
         medians.append(np.median(values, axis=1))
     # A reference near by chance on both halves counts in both medians, and for more.
