@@ -29,6 +29,7 @@ from jaxtyping import Array, Bool, Float32, Float64
 
 from estimator.config import MIN_FREQUENCY
 from estimator.quadratic import RIDGE, solve_quadratic, symmetric_from_pairs
+from estimator.tiling import ChunkSize
 
 Matrix = npt.NDArray[np.float64]
 Values = Float32[Array, "k n"] | Float32[np.ndarray, "k n"]
@@ -241,15 +242,8 @@ def _inverse_on(hessian: Array, free: Array, simplex: bool) -> Array:
     return inverse - column[:, None] * column[None] / total[None, None]
 
 
-# Models whose surface is computed together: on a CPU what it takes stays in cache, and
-# a GPU takes as long for few as for many.
-_CHUNKS = {"cpu": 256, "gpu": 8_192}
-
-
-def _chunk_size(n_models: int) -> int:
-    if jax.default_backend() == "cpu":
-        return _CHUNKS["cpu"]
-    return min(n_models, _CHUNKS["gpu"])
+# Models whose surface is computed together.
+CHUNK = ChunkSize(cpu=256, gpu=8_192)
 
 
 @partial(jax.jit, static_argnames=("simplex",))
@@ -261,7 +255,7 @@ def surface(models: Models, change: Change, *, simplex: bool) -> Surface:
     -(Dv)'H(Dv) + (D's - HDv)'W(D's - HDv).
     """
     k, n = models.position.shape
-    chunk = _chunk_size(n)
+    chunk = CHUNK.of(n)
 
     def chunks(values: Array) -> Array:
         padding = [(0, 0)] * (values.ndim - 1) + [(0, -n % chunk)]

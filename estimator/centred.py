@@ -14,8 +14,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float32
 
 from estimator.calls import allele_share, is_missing, unpack_codes
-from estimator.likelihood import Packed, TileShape, slice_tile
+from estimator.likelihood import Packed
 from estimator.packing import VARIANTS_PER_BYTE
+from estimator.tiling import TileShape, slice_tile
 
 # Per-variant values as `tile_variants` lays them out: one row, or several.
 FrequencyRow = Float32[Array, "tiles 4 1 width"]

@@ -29,14 +29,8 @@ from jaxtyping import Array, Float32, Float64
 
 from estimator import training
 from estimator.config import MIN_FREQUENCY, AncestryEstimatorConfig
-from estimator.likelihood import (
-    Ancestry,
-    FrequencyTiles,
-    Packed,
-    TileShape,
-    likelihood_slopes,
-    untile_variants,
-)
+from estimator.likelihood import Ancestry, FrequencyTiles, Packed, likelihood_slopes
+from estimator.tiling import TileShape, untile_variants
 
 # Keeps E[qq'] invertible where a population is empty or two coincide.
 RIDGE = 1e-3

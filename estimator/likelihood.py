@@ -12,9 +12,8 @@ haploid one, 0 where the call is missing):
 
 Everything is a matrix product over tiles of people and variants that stay in cache;
 no matrix of people by variants is ever held in floating point. Genotypes arrive
-packed, in any encoding (`estimator.packing`, `estimator.calls`). Instead of
-interleaving the four variants of each element, frequencies are laid out to match:
-`tile_variants` puts the variants of a tile that share a position side by side.
+packed, in any encoding (`estimator.packing`, `estimator.calls`), and are cut up as
+`estimator.tiling` says.
 """
 
 from collections.abc import Callable
@@ -23,7 +22,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float32, Float64, UInt
 
 from estimator.calls import (
@@ -35,47 +33,13 @@ from estimator.calls import (
     unpack_codes,
 )
 from estimator.config import MIN_FREQUENCY
-from estimator.packing import VARIANTS_PER_BYTE, PackedArray, all_missing
+from estimator.packing import VARIANTS_PER_BYTE
 from estimator.quadratic import pair_indices
+from estimator.tiling import TileShape, slice_tile
 
 Packed = UInt[Array, "people elements"]
 Ancestry = Float32[Array, "people k"]
 FrequencyTiles = Float32[Array, "tiles 4 k width"]
-
-
-class TileShape(NamedTuple):
-    """How much of the data one step of a kernel works on.
-
-    Attributes
-    ----------
-    people
-        People per tile; shards are padded to a multiple of it.
-    width
-        Elements of packed genotypes per tile: four times as many variants.
-    """
-
-    people: int
-    width: int
-
-    @property
-    def variants(self) -> int:
-        """Variants per tile."""
-        return self.width * VARIANTS_PER_BYTE
-
-
-# A CPU tile keeps its float32 temporaries in the second-level cache; a GPU tile is
-# large enough to fill the device.
-_TILES = {
-    "cpu": TileShape(people=128, width=128),
-    "gpu": TileShape(people=1024, width=8192),
-}
-
-
-def tile_shape(platform: str | None = None) -> TileShape:
-    """Tile sizes for a kind of device, by default the one that jax uses."""
-    platform = platform or jax.default_backend()
-    return _TILES["cpu" if platform == "cpu" else "gpu"]
-
 
 # Variants that tell a person's Hessian well enough for a Newton step.
 _HESSIAN_VARIANTS = 16_384
@@ -117,31 +81,6 @@ class LikelihoodSlopes(NamedTuple):
     log_likelihood: Float64[Array, " people"]
 
 
-def tile_variants(
-    values: Float32[Array | np.ndarray, "rows variants"],
-    width: int,
-    fill: float = 0.5,
-) -> Float32[Array, "tiles 4 rows width"]:
-    """Lay out per-variant rows tile by tile, then by position within an element.
-
-    On the host, where nothing has to be compiled for every new shape.
-    """
-    rows, n_variants = values.shape
-    padding = -n_variants % (width * VARIANTS_PER_BYTE)
-    if padding:
-        values = np.pad(values, ((0, 0), (0, padding)), constant_values=fill)
-    tiles = np.asarray(values).reshape(rows, -1, width, VARIANTS_PER_BYTE)
-    return jax.device_put(np.ascontiguousarray(tiles.transpose(1, 3, 0, 2)))
-
-
-def untile_variants(
-    tiles: Float32[Array | np.ndarray, "tiles 4 rows width"], n_variants: int
-) -> Float32[Array | np.ndarray, "rows variants"]:
-    """Undo `tile_variants`, on the host for an array of numpy's."""
-    rows = tiles.shape[2]
-    return tiles.transpose(2, 0, 3, 1).reshape(rows, -1)[:, :n_variants]
-
-
 def _frequency(ancestry: Ancestry, frequencies: Float32[Array, "k width"]) -> Array:
     """Individual allele frequencies QP, kept inside (0, 1) against rounding."""
     mixed = jnp.matmul(ancestry, frequencies, precision=jax.lax.Precision.HIGHEST)
@@ -164,47 +103,12 @@ def _derivatives(counts: Counts, p: Array) -> _Derivatives:
     )
 
 
-def slice_tile(
-    packed: Packed, row: Array, column: Array, tile: TileShape
-) -> UInt[Array, "tile_people width"]:
-    """Packed genotypes of one tile, counted in tiles."""
-    return jax.lax.dynamic_slice(
-        packed, (row * tile.people, column * tile.width), (tile.people, tile.width)
-    )
-
-
 def _pairs(rows: Float32[Array, "k n"]) -> Float32[Array, "pairs n"]:
     first, second = pair_indices(rows.shape[0])
     return rows[first] * rows[second]
 
 
 _product = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
-
-
-def padded_shape(shape: tuple[int, int], tile: TileShape) -> tuple[int, int]:
-    """People and elements of the whole tiles that hold a shard.
-
-    >>> padded_shape((130, 256), TileShape(128, 256))
-    (256, 256)
-    """
-    return (
-        -(-shape[0] // tile.people) * tile.people,
-        -(-shape[1] // tile.width) * tile.width,
-    )
-
-
-def pad_shard(packed: PackedArray, tile: TileShape) -> PackedArray:
-    """Fill a shard up with missing to a whole number of tiles in both directions."""
-    whole = padded_shape(packed.shape, tile)
-    padding = [(0, to - size) for to, size in zip(whole, packed.shape, strict=True)]
-    return np.pad(packed, padding, constant_values=all_missing(packed.dtype))
-
-
-def pad_ancestry(ancestry: np.ndarray, n_people: int) -> np.ndarray:
-    """Q with rows of 1/K added for the people that `pad_shard` added."""
-    padding = [(0, n_people - len(ancestry)), (0, 0)]
-    uniform = 1 / ancestry.shape[1]
-    return np.pad(ancestry.astype(np.float32), padding, constant_values=uniform)
 
 
 @partial(jax.jit, static_argnames=("tile", "stride"))

@@ -13,12 +13,12 @@ from estimator.likelihood import (
     AncestryStatistics,
     FrequencyTiles,
     Packed,
-    TileShape,
     hessian_stride,
     sum_ancestry_statistics,
 )
 from estimator.quadratic import pair_indices
 from estimator.relaxation import newton_ancestry
+from estimator.tiling import TileShape
 
 # Largest s'Hs of the Newton step s that is a person's last, H the negative Hessian: the
 # square of a seventh of a standard error. The likelihood is self-concordant: the step

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float32
 
+from estimator.tiling import ChunkSize
+
 # Relative to the mean diagonal of H: keeps float32 elimination stable where H is
 # singular (a person with fewer calls than K, two equal populations). It damps the
 # step and leaves the optimum where it is.
@@ -102,22 +104,8 @@ def _newton_direction(
     return (direction - excess[None]) * weight, mean + multiplier
 
 
-# Problems solved together. On a CPU the working set of a chunk stays in cache, and a
-# chunk is finished as soon as its own hardest problem is; a GPU takes as long for few
-# problems as for many, and one chunk waits for the other.
-_CHUNKS = {"cpu": 128, "gpu": 65_536}
-
-
-def chunk_size(n_problems: int, platform: str | None = None) -> int:
-    """Problems solved together on a kind of device, by default the one jax uses.
-
-    >>> chunk_size(5_000, "cpu"), chunk_size(5_000, "gpu")
-    (128, 5000)
-    """
-    platform = platform or jax.default_backend()
-    if platform == "cpu":
-        return _CHUNKS["cpu"]
-    return min(max(n_problems, 1), _CHUNKS["gpu"])
+# Problems solved together.
+CHUNK = ChunkSize(cpu=128, gpu=65_536)
 
 
 @partial(jax.jit, static_argnames=("sum_is_fixed",))
@@ -153,7 +141,7 @@ def solve_quadratic(
     Nocedal and Wright (2006), Numerical Optimization, algorithm 16.3.
     """
     k, n_problems = gradient.shape
-    chunk = chunk_size(n_problems)
+    chunk = CHUNK.of(n_problems)
     padding = -n_problems % chunk
 
     def chunks(values: Array) -> Array:

@@ -37,16 +37,10 @@ from jaxtyping import Array, Bool, Float, Float32, Int
 
 from estimator.calls import count_alleles, is_missing, unpack_codes
 from estimator.config import MIN_FREQUENCY
-from estimator.likelihood import (
-    Ancestry,
-    FrequencyTiles,
-    Packed,
-    TileShape,
-    slice_tile,
-    tile_variants,
-)
+from estimator.likelihood import Ancestry, FrequencyTiles, Packed
 from estimator.packing import VARIANTS_PER_BYTE
 from estimator.quadratic import pair_indices
+from estimator.tiling import TileShape, slice_tile, tile_variants
 
 HALVES = 2
 # References whose correlations on the other half of the variants are looked at: a

@@ -23,8 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from estimator.centred import centred_times, centred_transposed_times
-from estimator.likelihood import TileShape, pad_shard, tile_variants, untile_variants
 from estimator.packing import PackedArray, packed_width
+from estimator.tiling import TileShape, pad_shard, tile_variants, untile_variants
 
 OVERSAMPLING = 10
 POWER_ITERATIONS = 4

@@ -24,14 +24,9 @@ from jaxtyping import Array, Float32
 
 from estimator.centred import centred_times
 from estimator.config import AncestryEstimatorConfig
-from estimator.likelihood import (
-    Ancestry,
-    FrequencyTiles,
-    Packed,
-    TileShape,
-    ancestry_statistics,
-)
+from estimator.likelihood import Ancestry, FrequencyTiles, Packed, ancestry_statistics
 from estimator.model import FeatureEncoder
+from estimator.tiling import TileShape
 
 # A dictionary of float32 arrays, nested as the encoder's layers are.
 Weights = dict[str, Any]

@@ -41,12 +41,12 @@ from estimator.likelihood import (
     Ancestry,
     FrequencyTiles,
     Packed,
-    TileShape,
     pair_products,
     tile_derivatives,
 )
 from estimator.packing import VARIANTS_PER_BYTE, packed_width
 from estimator.quadratic import RIDGE, eliminate, pair_indices, symmetric_from_pairs
+from estimator.tiling import TileShape
 
 # No quantity in [0, 1] has a larger one: that of a person whom the data tell nothing.
 MAX_STANDARD_ERROR = 0.5

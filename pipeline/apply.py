@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from estimator.likelihood import pad_shard, tile_shape
 from estimator.packing import PackedArray
+from estimator.tiling import pad_shard, tile_shape
 from estimator.uncertainty import PopulationError
 from pipeline import bundle, fit_check, plan, schema, stream
 from pipeline.config import ApplyConfig

@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from estimator import residuals
-from estimator.likelihood import TileShape
 from estimator.packing import VARIANTS_PER_BYTE, PackedArray, packed_width
 from estimator.residuals import HALVES, Panel, References
+from estimator.tiling import TileShape
 from pipeline.config import MIN_CHECK_PEOPLE, ApplyConfig
 from pipeline.location import Location
 from pipeline.pair_means import mean_over_pairs

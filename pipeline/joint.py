@@ -16,9 +16,9 @@ import numpy.typing as npt
 
 from estimator import joint, training
 from estimator.config import AncestryEstimatorConfig
-from estimator.likelihood import tile_shape
 from estimator.packing import count_called
 from estimator.projection import project_ancestry
+from estimator.tiling import tile_shape
 from pipeline import checkpoint, stream
 from pipeline.location import Location, replacing
 from pipeline.minibatch import DeviceModel, Slice, lay_out_model, pad_people

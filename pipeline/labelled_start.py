@@ -9,16 +9,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy import optimize
 
-from estimator.likelihood import (
-    frequency_statistics,
-    pad_shard,
-    tile_shape,
-    tile_variants,
-    untile_variants,
-)
+from estimator.likelihood import frequency_statistics
 from estimator.quadratic import pair_indices
 from estimator.relaxation import fix_ancestry
 from estimator.spectral import FREQUENCY_MARGIN
+from estimator.tiling import pad_shard, tile_shape, tile_variants, untile_variants
 from pipeline import plan
 from pipeline.config import FitConfig
 from pipeline.prepared import Prepared, open_store

@@ -14,15 +14,15 @@ import numpy.typing as npt
 from estimator import training
 from estimator.acceleration import Point
 from estimator.config import AncestryEstimatorConfig
-from estimator.likelihood import (
-    FrequencyTiles,
+from estimator.likelihood import FrequencyTiles
+from estimator.packing import PackedArray, all_missing, count_called
+from estimator.tiling import (
     TileShape,
     pad_ancestry,
     pad_shard,
     tile_shape,
     tile_variants,
 )
-from estimator.packing import PackedArray, all_missing, count_called
 from pipeline import checkpoint, stream
 from pipeline.location import Location, replacing
 from pipeline.plan import Rows

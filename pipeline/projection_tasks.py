@@ -12,7 +12,6 @@ import jax
 import numpy as np
 import numpy.typing as npt
 
-from estimator.likelihood import tile_shape
 from estimator.packing import (
     CALLS,
     DOSAGES,
@@ -23,6 +22,7 @@ from estimator.packing import (
     pack_codes,
     packed_width,
 )
+from estimator.tiling import tile_shape
 from pipeline import call_codes
 from pipeline.bundle import Model
 from pipeline.decode import Columns

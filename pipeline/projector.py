@@ -11,10 +11,10 @@ import numpy.typing as npt
 
 from estimator import training
 from estimator.config import AncestryEstimatorConfig
-from estimator.likelihood import pad_shard
 from estimator.packing import PackedArray, all_missing, count_called, packed_width
 from estimator.projection import Projection, project_ancestry
 from estimator.relaxation import fix_ancestry
+from estimator.tiling import pad_shard
 from pipeline import plan
 from pipeline.minibatch import DeviceModel, FittedModel
 from pipeline.prepared import Prepared

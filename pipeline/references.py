@@ -14,16 +14,16 @@ import numpy as np
 import numpy.typing as npt
 
 from estimator import residuals
-from estimator.likelihood import (
+from estimator.likelihood import frequency_statistics
+from estimator.packing import VARIANTS_PER_BYTE, PackedArray
+from estimator.residuals import HALVES, Panel, References, ResidualSums
+from estimator.tiling import (
     TileShape,
-    frequency_statistics,
     pad_ancestry,
     pad_shard,
     tile_shape,
     untile_variants,
 )
-from estimator.packing import VARIANTS_PER_BYTE, PackedArray
-from estimator.residuals import HALVES, Panel, References, ResidualSums
 from pipeline.location import Location, replacing
 from pipeline.plan import split_rows
 from pipeline.store import Store

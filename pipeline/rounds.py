@@ -22,10 +22,9 @@ from estimator.likelihood import (
     ancestry_statistics,
     frequency_statistics,
     hessian_stride,
-    pad_ancestry,
-    tile_variants,
 )
 from estimator.relaxation import fix_ancestry
+from estimator.tiling import pad_ancestry, tile_variants
 from pipeline import checkpoint, plan, steps
 from pipeline.config import FitConfig
 from pipeline.location import Location

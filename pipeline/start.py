@@ -12,14 +12,10 @@ import jax
 import numpy as np
 
 from estimator.acceleration import Point
-from estimator.likelihood import (
-    ancestry_statistics,
-    pad_shard,
-    tile_shape,
-    tile_variants,
-)
+from estimator.likelihood import ancestry_statistics
 from estimator.packing import VARIANTS_PER_BYTE
 from estimator.spectral import StartingValues, spectral_start
+from estimator.tiling import pad_shard, tile_shape, tile_variants
 from pipeline import checkpoint, labelled_start, plan, rounds, steps
 from pipeline.config import FitConfig
 from pipeline.errors import InputError

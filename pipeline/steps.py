@@ -20,9 +20,9 @@ from estimator.basis import (
     step_in_basis,
 )
 from estimator.basis_choice import BasisObjective, choose_basis
-from estimator.likelihood import untile_variants
 from estimator.packing import VARIANTS_PER_BYTE
 from estimator.population_error import population_error
+from estimator.tiling import untile_variants
 from estimator.uncertainty import PopulationError
 from pipeline import checkpoint
 from pipeline.location import Location

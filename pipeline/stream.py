@@ -15,8 +15,8 @@ import jax
 import numpy as np
 import numpy.typing as npt
 
-from estimator.likelihood import TileShape, padded_shape, tile_shape
 from estimator.packing import PackedArray, all_missing
+from estimator.tiling import TileShape, padded_shape, tile_shape
 from pipeline import memory
 from pipeline.location import Location
 from pipeline.plan import Rows

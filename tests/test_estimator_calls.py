@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from estimator import centred, likelihood, packing, quadratic
+from estimator import centred, likelihood, packing, quadratic, tiling
 from estimator.packing import CALLS, DOSAGES, GENOTYPES, AlleleCounts
 from tests import oracle
 
-TILE = likelihood.TileShape(people=8, width=4)
+TILE = tiling.TileShape(people=8, width=4)
 N_PEOPLE, N_VARIANTS, K = 19, 53, 3
 
 
@@ -46,12 +46,12 @@ def packed(encoding):
 
 
 def arguments(encoding):
-    padded = likelihood.pad_shard(packed(encoding), TILE)
+    padded = tiling.pad_shard(packed(encoding), TILE)
     ancestry, frequencies = parameters()
     return (
         jnp.asarray(padded),
-        jnp.asarray(likelihood.pad_ancestry(ancestry, len(padded))),
-        likelihood.tile_variants(jnp.asarray(frequencies), TILE.width),
+        jnp.asarray(tiling.pad_ancestry(ancestry, len(padded))),
+        tiling.tile_variants(jnp.asarray(frequencies), TILE.width),
     )
 
 
@@ -91,7 +91,7 @@ def test_ancestry_statistics__equal_the_oracle(encoding):
 def test_frequency_statistics__equal_the_oracle(encoding):
     found = likelihood.frequency_statistics(*arguments(encoding), tile=TILE)
     gradient, hessian = (
-        likelihood.untile_variants(statistic, N_VARIANTS) for statistic in found
+        tiling.untile_variants(statistic, N_VARIANTS) for statistic in found
     )
     exact = inputs(encoding)
     rows, columns = quadratic.pair_indices(K)
@@ -105,7 +105,7 @@ def test_likelihood_slopes__equal_the_oracle(encoding):
     found = likelihood.likelihood_slopes(*arguments(encoding), tile=TILE)
     exact = inputs(encoding)
     assert_close(found.ancestry[:N_PEOPLE], oracle.ancestry_gradient(*exact))
-    frequencies = likelihood.untile_variants(found.frequencies, N_VARIANTS)
+    frequencies = tiling.untile_variants(found.frequencies, N_VARIANTS)
     assert_close(frequencies, oracle.frequency_gradient(*exact))
     np.testing.assert_allclose(
         found.log_likelihood.sum(), oracle.log_likelihood(*exact), rtol=1e-6
@@ -133,7 +133,7 @@ def test_statistics__match_finite_differences(encoding):
     assert_close(of_people.gradient[person], np.array(slope), rtol=1e-5)
     at = frequencies[:, variant]
     slope = [oracle.central_difference(value_of_p, at, (k,)) for k in range(K)]
-    found = likelihood.untile_variants(of_variants.gradient, N_VARIANTS)[:, variant]
+    found = tiling.untile_variants(of_variants.gradient, N_VARIANTS)[:, variant]
     assert_close(found, np.array(slope), rtol=1e-5)
 
 
@@ -141,7 +141,7 @@ def test_statistics__match_finite_differences(encoding):
 def test_statistics__of_diploid_calls_are_those_at_two_bits(encoding):
     diploid = counts(GENOTYPES)
     codes = packing.encode_alleles(diploid, encoding)
-    wide = likelihood.pad_shard(packing.pack_codes(codes, encoding), TILE)
+    wide = tiling.pad_shard(packing.pack_codes(codes, encoding), TILE)
     narrow, ancestry, frequencies = arguments(GENOTYPES)
     expected = likelihood.ancestry_statistics(narrow, ancestry, frequencies, tile=TILE)
     found = likelihood.ancestry_statistics(
@@ -162,11 +162,11 @@ def test_log_likelihood__of_dosages_is_exact_on_half_a_million():
     expected = (data.genotypes + observed * (ancestry @ frequencies)) / 2
     alternate = np.where(observed > 0, np.rint(expected * 2**14) / 2**14, 0)
     codes = packing.encode_alleles(AlleleCounts(alternate, observed), DOSAGES)
-    tile = likelihood.tile_shape("cpu")
+    tile = tiling.tile_shape("cpu")
     found = likelihood.ancestry_statistics(
         jnp.asarray(packing.pack_codes(codes, DOSAGES)),
         jnp.asarray(ancestry),
-        likelihood.tile_variants(jnp.asarray(frequencies), tile.width),
+        tiling.tile_variants(jnp.asarray(frequencies), tile.width),
         tile=tile,
     ).log_likelihood.sum()
     exact = oracle.log_likelihood(
@@ -178,15 +178,15 @@ def test_log_likelihood__of_dosages_is_exact_on_half_a_million():
 @each_encoding
 def test_centred_products__equal_dense_ones(encoding):
     alternate, observed = counts(encoding)
-    genotypes = jnp.asarray(likelihood.pad_shard(packed(encoding), TILE))
+    genotypes = jnp.asarray(tiling.pad_shard(packed(encoding), TILE))
     rng = np.random.default_rng(0)
     frequency = rng.uniform(0.1, 0.9, N_VARIANTS).astype(np.float32)
     share = alternate / np.maximum(observed, 1)
     dense = np.where(observed > 0, share - frequency, 0)
-    tiles = likelihood.tile_variants(jnp.asarray(frequency[None]), TILE.width)
+    tiles = tiling.tile_variants(jnp.asarray(frequency[None]), TILE.width)
 
     factor = rng.normal(size=(5, N_VARIANTS)).astype(np.float32)
-    factor_tiles = likelihood.tile_variants(jnp.asarray(factor), TILE.width)
+    factor_tiles = tiling.tile_variants(jnp.asarray(factor), TILE.width)
     product = centred.centred_times(genotypes, tiles, factor_tiles, tile=TILE)
     np.testing.assert_allclose(product[:N_PEOPLE], dense @ factor.T, atol=1e-5)
 
@@ -194,7 +194,7 @@ def test_centred_products__equal_dense_ones(encoding):
     product = centred.centred_transposed_times(
         genotypes, tiles, jnp.asarray(people), tile=TILE
     )
-    rows = likelihood.untile_variants(product, N_VARIANTS)
+    rows = tiling.untile_variants(product, N_VARIANTS)
     np.testing.assert_allclose(rows, people[:N_PEOPLE].T @ dense, atol=1e-5)
 
 
@@ -213,7 +213,7 @@ def test_count_called__counts_calls_of_one_allele_and_of_two(encoding):
     called = packing.count_called(packed(encoding))
     expected = np.count_nonzero(counts(encoding).observed, axis=1)
     np.testing.assert_array_equal(called, expected)
-    padded = likelihood.pad_shard(packed(encoding), TILE)
+    padded = tiling.pad_shard(packed(encoding), TILE)
     assert packing.count_called(padded).sum() == expected.sum()
 
 

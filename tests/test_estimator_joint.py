@@ -8,14 +8,12 @@ import pytest
 from estimator import joint, training
 from estimator.config import AncestryEstimatorConfig
 from estimator.likelihood import (
-    TileShape,
     ancestry_statistics,
     frequency_statistics,
     likelihood_slopes,
-    pad_shard,
-    tile_variants,
 )
 from estimator.packing import count_called, pack_genotypes
+from estimator.tiling import TileShape, pad_shard, tile_variants
 from tests import oracle
 
 N, M, K = 60, 90, 3

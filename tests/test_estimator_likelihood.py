@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from estimator import centred, likelihood, packing, quadratic
+from estimator import centred, likelihood, packing, quadratic, tiling
 from estimator.config import MIN_FREQUENCY
 from tests import oracle
 
-SMALL = likelihood.TileShape(people=8, width=4)
-TILES = [SMALL, likelihood.TileShape(people=16, width=2), likelihood.tile_shape("cpu")]
+SMALL = tiling.TileShape(people=8, width=4)
+TILES = [SMALL, tiling.TileShape(people=16, width=2), tiling.tile_shape("cpu")]
 
 
 @functools.cache
@@ -31,9 +31,9 @@ def cohort():
 
 
 def arguments(data, tile):
-    padded = likelihood.pad_shard(packing.pack_genotypes(data.genotypes), tile)
-    ancestry = likelihood.pad_ancestry(data.ancestry, len(padded))
-    tiles = likelihood.tile_variants(jnp.asarray(data.frequencies), tile.width)
+    padded = tiling.pad_shard(packing.pack_genotypes(data.genotypes), tile)
+    ancestry = tiling.pad_ancestry(data.ancestry, len(padded))
+    tiles = tiling.tile_variants(jnp.asarray(data.frequencies), tile.width)
     return jnp.asarray(padded), jnp.asarray(ancestry), tiles
 
 
@@ -48,7 +48,7 @@ def frequency_statistics(data, tile):
     statistics = likelihood.frequency_statistics(*arguments(data, tile), tile=tile)
     n_variants = data.genotypes.shape[1]
     return likelihood.FrequencyStatistics(
-        *(jnp.asarray(likelihood.untile_variants(s, n_variants)) for s in statistics)
+        *(jnp.asarray(tiling.untile_variants(s, n_variants)) for s in statistics)
     )
 
 
@@ -102,7 +102,7 @@ def test_statistics__missing_contributes_nothing():
 
 
 def test_statistics__padding_contributes_nothing():
-    tile = likelihood.tile_shape("cpu")
+    tile = tiling.tile_shape("cpu")
     packed, ancestry, frequencies = arguments(cohort(), tile)
     people = likelihood.ancestry_statistics(packed, ancestry, frequencies, tile=tile)
     variants = likelihood.frequency_statistics(packed, ancestry, frequencies, tile=tile)
@@ -110,7 +110,7 @@ def test_statistics__padding_contributes_nothing():
     for statistic in people:
         np.testing.assert_array_equal(statistic[19:], 0)
     for statistic in variants:
-        rows = likelihood.untile_variants(statistic, tile.variants)
+        rows = tiling.untile_variants(statistic, tile.variants)
         np.testing.assert_array_equal(rows[:, 53:], 0)
 
 
@@ -166,7 +166,7 @@ def test_log_likelihood__per_genotype_is_exact_on_a_million():
         data.ancestry.astype(np.float32),
         data.frequencies.astype(np.float32),
     )
-    total = ancestry_statistics(data, likelihood.tile_shape("cpu")).log_likelihood.sum()
+    total = ancestry_statistics(data, tiling.tile_shape("cpu")).log_likelihood.sum()
     exact = oracle.log_likelihood(*inputs(data))
     assert abs(total - exact) / data.n_observed < 1e-9
 
@@ -188,35 +188,38 @@ def test_log_likelihood__is_finite_at_the_bounds():
 @pytest.mark.parametrize("n_variants", [1, 16, 17, 53])
 def test_tile_variants__round_trip(n_variants):
     values = np.random.default_rng(0).uniform(size=(3, n_variants)).astype(np.float32)
-    tiles = likelihood.tile_variants(jnp.asarray(values), 4, fill=0.25)
+    tiles = tiling.tile_variants(jnp.asarray(values), 4, fill=0.25)
     assert tiles.shape == (-(-n_variants // 16), 4, 3, 4)
-    np.testing.assert_array_equal(likelihood.untile_variants(tiles, n_variants), values)
-    filled = likelihood.untile_variants(tiles, 16 * len(tiles))
+    np.testing.assert_array_equal(tiling.untile_variants(tiles, n_variants), values)
+    filled = tiling.untile_variants(tiles, 16 * len(tiles))
     np.testing.assert_array_equal(filled[:, n_variants:], 0.25)
 
 
 def test_tile_variants__position_in_the_byte_comes_before_the_byte():
-    tiles = likelihood.tile_variants(jnp.arange(32, dtype=jnp.float32)[None], 4)
+    tiles = tiling.tile_variants(jnp.arange(32, dtype=jnp.float32)[None], 4)
     np.testing.assert_array_equal(tiles[1, 2, 0], [18, 22, 26, 30])
 
 
 def test_pad__fills_to_whole_tiles():
     packed = packing.pack_genotypes(cohort().genotypes)
-    padded = likelihood.pad_shard(packed, SMALL)
+    padded = tiling.pad_shard(packed, SMALL)
     assert padded.shape == (24, 16)
     np.testing.assert_array_equal(padded[:19, :14], packed)
     assert packing.count_called(padded).sum() == cohort().n_observed
-    np.testing.assert_allclose(
-        likelihood.pad_ancestry(cohort().ancestry, 24)[19:], 1 / 3
-    )
-    np.testing.assert_array_equal(likelihood.pad_shard(padded, SMALL), padded)
+    np.testing.assert_allclose(tiling.pad_ancestry(cohort().ancestry, 24)[19:], 1 / 3)
+    np.testing.assert_array_equal(tiling.pad_shard(padded, SMALL), padded)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_tile_shape__is_by_default_that_of_the_platform(platform, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    assert tiling.tile_shape() == tiling.tile_shape(platform)
 
 
 def test_tile_shape__depends_on_the_platform():
-    assert likelihood.tile_shape() == likelihood.tile_shape(jax.default_backend())
-    assert likelihood.tile_shape("gpu") == likelihood.tile_shape("cuda")
-    assert likelihood.tile_shape("gpu").variants > likelihood.tile_shape("cpu").variants
-    assert likelihood.tile_shape("cpu").variants == 512
+    assert tiling.tile_shape("gpu") == tiling.tile_shape("cuda")
+    assert tiling.tile_shape("gpu").variants > tiling.tile_shape("cpu").variants
+    assert tiling.tile_shape("cpu").variants == 512
 
 
 # Products of centred genotypes
@@ -229,14 +232,14 @@ def centred_matrix(genotypes, frequency):
 @pytest.mark.parametrize("tile", TILES[:2])
 def test_centred_products__equal_dense_ones(tile):
     genotypes = cohort().genotypes
-    packed = jnp.asarray(likelihood.pad_shard(packing.pack_genotypes(genotypes), tile))
+    packed = jnp.asarray(tiling.pad_shard(packing.pack_genotypes(genotypes), tile))
     rng = np.random.default_rng(0)
     frequency = oracle.pooled_frequency(genotypes).astype(np.float32)
-    tiles = likelihood.tile_variants(jnp.asarray(frequency[None]), tile.width)
+    tiles = tiling.tile_variants(jnp.asarray(frequency[None]), tile.width)
     dense = centred_matrix(genotypes, frequency)
 
     factor = rng.normal(size=(5, 53)).astype(np.float32)
-    factor_tiles = likelihood.tile_variants(jnp.asarray(factor), tile.width)
+    factor_tiles = tiling.tile_variants(jnp.asarray(factor), tile.width)
     product = centred.centred_times(packed, tiles, factor_tiles, tile=tile)
     np.testing.assert_allclose(product[:19], dense @ factor.T, atol=1e-5)
     np.testing.assert_array_equal(product[19:], 0)
@@ -245,5 +248,5 @@ def test_centred_products__equal_dense_ones(tile):
     product = centred.centred_transposed_times(
         packed, tiles, jnp.asarray(people), tile=tile
     )
-    rows = likelihood.untile_variants(product, 53)
+    rows = tiling.untile_variants(product, 53)
     np.testing.assert_allclose(rows, people[:19].T @ dense, atol=1e-5)

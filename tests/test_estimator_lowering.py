@@ -31,13 +31,14 @@ from estimator import (
     projection,
     quadratic,
     residuals,
+    tiling,
     training,
     uncertainty,
 )
 from estimator.config import AncestryEstimatorConfig
 
 K, PAIRS, HIDDEN, N_ROWS = 8, 36, 128, 18
-TILE = likelihood.tile_shape("gpu")
+TILE = tiling.tile_shape("gpu")
 N_PEOPLE = 4 * TILE.people
 N_TILES = 32
 N_BYTES = N_TILES * TILE.width
@@ -127,7 +128,7 @@ def block_pieces():
 
 
 N_REFERENCES, CHECK_TILES = 512, 2
-CHECK_TILE = likelihood.TileShape(TILE.people, 2048)
+CHECK_TILE = tiling.TileShape(TILE.people, 2048)
 
 
 def check_tiles(n_rows):

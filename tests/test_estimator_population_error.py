@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from estimator import likelihood
+from estimator import likelihood, tiling
 from estimator.basis import Models
 from estimator.basis_choice import Expansion
 from estimator.metrics import match_components
@@ -162,14 +162,14 @@ def coverage(n_people: int, n_variants: int, k: int, **of_truth: float) -> Cover
     truth = oracle.simulate(n_people, n_variants, k, **of_truth)
     q, p = fit(truth.genotypes, k).best.point
     packed = padded_shard(truth.genotypes)
-    padded = jnp.asarray(likelihood.pad_ancestry(q, len(packed)))
-    tiles = likelihood.tile_variants(jnp.asarray(p), TILE.width)
+    padded = jnp.asarray(tiling.pad_ancestry(q, len(packed)))
+    tiles = tiling.tile_variants(jnp.asarray(p), TILE.width)
     of_people = likelihood.ancestry_statistics(packed, padded, tiles, tile=TILE)
     of_variants = likelihood.frequency_statistics(packed, padded, tiles, tile=TILE)
     gradient, hessian = (np.asarray(s)[:n_people] for s in of_people[:2])
     people = Models(q.T, gradient.T, hessian.T, np.zeros(n_people, bool))
     rise, bend = (
-        np.asarray(likelihood.untile_variants(s, n_variants)) for s in of_variants
+        np.asarray(tiling.untile_variants(s, n_variants)) for s in of_variants
     )
     variants = Models(p, rise, bend, np.zeros(n_variants, bool))
     called = (truth.genotypes >= 0).sum(axis=1)

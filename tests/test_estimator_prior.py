@@ -6,10 +6,10 @@ import pytest
 
 from estimator import training
 from estimator.config import AncestryEstimatorConfig
-from estimator.likelihood import TileShape, pad_shard, tile_variants
 from estimator.metrics import rmse
 from estimator.packing import count_called, pack_genotypes
 from estimator.prior import distil_from_prior
+from estimator.tiling import TileShape, pad_shard, tile_variants
 from tests import oracle
 
 K = 3

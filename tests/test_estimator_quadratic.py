@@ -1,11 +1,13 @@
 """Many small quadratic programmes, against scipy's SLSQP one at a time."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.optimize
 
 from estimator import quadratic
+from estimator.tiling import ChunkSize
 
 SIZES = [1, 2, 3, 8, 25]
 
@@ -155,11 +157,23 @@ def test_solve__a_variable_at_its_bound_comes_back_inside():
 
 
 def test_solve__answers_do_not_depend_on_the_neighbours():
-    n_problems = 2 * quadratic.chunk_size(1, "cpu") + 7
+    n_problems = 2 * quadratic.CHUNK.cpu + 7
     problems = random_problems(3, n_problems, sum_is_fixed=True, seed=5)
     whole = solve(problems, sum_is_fixed=True)
     part = solve([array[..., -12:] for array in problems], sum_is_fixed=True)
     np.testing.assert_array_equal(whole[:, -12:], part)
+
+
+@pytest.mark.parametrize("n_problems", [0, 300])
+def test_solve__all_at_once_as_on_a_gpu(n_problems, monkeypatch):
+    problems = random_problems(3, 300, sum_is_fixed=True, seed=5)
+    problems = [array[..., :n_problems] for array in problems]
+    expected = solve(problems, sum_is_fixed=True)
+    monkeypatch.setattr(quadratic, "CHUNK", ChunkSize(cpu=max(n_problems, 1), gpu=1))
+    jax.clear_caches()
+    found = solve(problems, sum_is_fixed=True)
+    jax.clear_caches()
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("k", SIZES)

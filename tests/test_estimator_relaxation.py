@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from estimator import acceleration, likelihood, packing, spectral
+from estimator import acceleration, likelihood, packing, spectral, tiling
 from estimator.acceleration import Evaluation, Point, Search, advance, propose
 from estimator.basis import (
     Models,
@@ -22,7 +22,7 @@ from estimator.metrics import match_components
 from tests import oracle
 
 # One tile of people for every cohort here, so that few shapes are compiled.
-TILE = likelihood.TileShape(people=128, width=64)
+TILE = tiling.TileShape(people=128, width=64)
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ def evaluate(padded, point, round_number, radius=acceleration.MAX_RADIUS):
     """Map a point by one round, over a single shard, and take its likelihood."""
     n_people, n_variants = len(point.ancestry), point.frequencies.shape[1]
     k = len(point.frequencies)
-    ancestry = jnp.asarray(likelihood.pad_ancestry(point.ancestry, len(padded)))
-    tiles = likelihood.tile_variants(jnp.asarray(point.frequencies), TILE.width)
+    ancestry = jnp.asarray(tiling.pad_ancestry(point.ancestry, len(padded)))
+    tiles = tiling.tile_variants(jnp.asarray(point.frequencies), TILE.width)
     found = likelihood.ancestry_statistics(padded, ancestry, tiles, tile=TILE)
     q, gradient, hessian = (
         np.asarray(each)[:n_people].T for each in (ancestry, *found[:2])
@@ -61,12 +61,12 @@ def evaluate(padded, point, round_number, radius=acceleration.MAX_RADIUS):
     q = np.asarray(step_in_basis(people, of_people, simplex=True))
     statistics = likelihood.frequency_statistics(
         padded,
-        jnp.asarray(likelihood.pad_ancestry(q.T, len(padded))),
+        jnp.asarray(tiling.pad_ancestry(q.T, len(padded))),
         tiles,
         tile=TILE,
     )
     gradient, hessian = (
-        np.asarray(likelihood.untile_variants(s, n_variants)) for s in statistics
+        np.asarray(tiling.untile_variants(s, n_variants)) for s in statistics
     )
     free = np.zeros(n_variants, bool)
     variants = Models(point.frequencies, gradient, hessian, free)
@@ -99,7 +99,7 @@ def starting_point(genotypes, k, seed=0):
 
 def padded_shard(genotypes):
     packed = packing.pack_genotypes(genotypes)
-    return jnp.asarray(likelihood.pad_shard(packed, TILE))
+    return jnp.asarray(tiling.pad_shard(packed, TILE))
 
 
 def fit(genotypes, k, *, seed=0, max_rounds=200):

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from estimator import residuals
-from estimator.likelihood import TileShape, pad_ancestry, pad_shard, untile_variants
 from estimator.packing import (
     CALLS,
     DOSAGES,
@@ -17,6 +16,7 @@ from estimator.packing import (
     pack_codes,
 )
 from estimator.residuals import HALVES, N_NEAREST, ResidualSums
+from estimator.tiling import TileShape, pad_ancestry, pad_shard, untile_variants
 from tests import oracle
 
 HAPMAP = Path(__file__).parents[2] / "shared" / "data" / "hapmap3"

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from estimator import encoder, likelihood, model, packing, training
+from estimator import encoder, model, packing, tiling, training
 from estimator.config import AncestryEstimatorConfig
 from tests import oracle
 
-TILE = likelihood.TileShape(people=32, width=64)
+TILE = tiling.TileShape(people=32, width=64)
 N_PEOPLE, N_VARIANTS, K = 90, 700, 3
 NO_CALLS = 4
 
@@ -38,13 +38,13 @@ def fitted_projector():
 
 
 def tiled(rows, fill=0.0):
-    return likelihood.tile_variants(jnp.asarray(rows), TILE.width, fill=fill)
+    return tiling.tile_variants(jnp.asarray(rows), TILE.width, fill=fill)
 
 
 @functools.cache
 def minibatch():
     """Return the whole cohort as one slice, padding included."""
-    packed = likelihood.pad_shard(packing.pack_genotypes(cohort().genotypes), TILE)
+    packed = tiling.pad_shard(packing.pack_genotypes(cohort().genotypes), TILE)
     n_called = jnp.asarray(packing.count_called(packed), jnp.float32)
     fixed = fitted_projector()
     features = training.encoder_features(
@@ -55,7 +55,7 @@ def minibatch():
         tiled(fixed.factor),
         tile=TILE,
     )
-    ancestry = jnp.asarray(likelihood.pad_ancestry(cohort().ancestry, len(packed)))
+    ancestry = jnp.asarray(tiling.pad_ancestry(cohort().ancestry, len(packed)))
     return training.Minibatch(jnp.asarray(packed), n_called, features, ancestry)
 
 
@@ -143,7 +143,7 @@ def test_initial_weights__are_those_of_a_fresh_encoder(learnable):
         jax.tree.leaves(weights), jax.tree.leaves(expected), strict=True
     ):
         assert (one.shape, one.dtype) == (other.shape, other.dtype)
-        np.testing.assert_allclose(one.std(), other.std(), rtol=0.4)
+        np.testing.assert_allclose(one.std(), other.std(), rtol=0.25)
     assert weights.get("_temperature", 2.0) == 2.0
     again = training.initial_weights(chosen, seed=1)
     jax.tree.map(np.testing.assert_array_equal, weights, again)

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from estimator.likelihood import TileShape, ancestry_statistics, pad_ancestry, pad_shard
-from estimator.likelihood import tile_variants as lay_out
+from estimator.likelihood import ancestry_statistics
 from estimator.packing import pack_genotypes
 from estimator.projection import project_ancestry
+from estimator.tiling import TileShape, pad_ancestry, pad_shard
+from estimator.tiling import tile_variants as lay_out
 from estimator.uncertainty import (
     MAX_STANDARD_ERROR,
     block_scores,

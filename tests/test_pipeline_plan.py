@@ -6,6 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from estimator import tiling
 from estimator.packing import packed_width
 from pipeline import plan
 from pipeline.plan import Rows
@@ -115,6 +116,11 @@ def test_plan_shards__of_a_small_cohort_feed_several_workers(n_chunks, unit):
     assert len(shards) >= len(fewest)
     # What more of them cost, they save in tiles: but for the last, which is shorter.
     assert _tile_rows(shards[:-1]) <= _tile_rows(fewest)
+
+
+def test_tile_people__are_those_of_a_core():
+    # Which the estimator alone knows, and cannot be asked without jax.
+    assert tiling.tile_shape("cpu").people == plan.TILE_PEOPLE
 
 
 def _tile_rows(shards: list[Rows]) -> int:

@@ -9,7 +9,7 @@ import pytest
 
 from estimator.acceleration import Point
 from estimator.basis import Models
-from estimator.likelihood import tile_variants, untile_variants
+from estimator.tiling import tile_variants, untile_variants
 from pipeline import checkpoint, steps
 from pipeline.steps import Share, Sums
 

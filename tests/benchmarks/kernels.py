@@ -35,10 +35,8 @@ from estimator.likelihood import (  # noqa: E402
     ancestry_statistics,
     frequency_statistics,
     likelihood_slopes,
-    tile_shape,
-    tile_variants,
-    untile_variants,
 )
+from estimator.tiling import tile_shape, tile_variants, untile_variants
 
 RESULTS = Path(__file__).parent / "KERNELS.md"
 N_PEOPLE, N_BYTES = 1_024, 8_192
