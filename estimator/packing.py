@@ -262,6 +262,8 @@ def unpack_alleles(packed: PackedArray, n_variants: int) -> AlleleCounts:
 
 # People counted at a time: their genotypes stay in cache.
 _COUNTED_TOGETHER = 16
+# The lower bits of one call in each of eight bytes, of one after the other.
+_LOWEST_OF_OCTETS = np.uint64(0x0101010101010101) << np.arange(0, 8, 2, np.uint64)
 
 
 def count_called(packed: PackedArray) -> npt.NDArray[np.int64]:
@@ -285,59 +287,59 @@ def count_called(packed: PackedArray) -> npt.NDArray[np.int64]:
     return packed.shape[1] * VARIANTS_PER_BYTE - n_missing
 
 
-# Genotypes counted at a time: they stay in cache. People in threes, then in fives, as
-# two and four bits hold a sum of so many, and uint8 that of all.
-_THREES, _FIVES = 3, 5
-_TILE_PEOPLE, _TILE_WIDTH = 16 * _THREES * _FIVES, 4_096
-
-
-def count_genotypes(packed: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+def count_genotypes(elements: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
     """Count the diploid genotypes of each variant, of calls packed at two bits.
+
+    Parameters
+    ----------
+    elements
+        Packed calls the other way round: one row for four variants, one column for a
+        person.
 
     Returns
     -------
-    Shape (4 x elements of a row, 3): people with 0, 1 and 2 alternate alleles.
+    Shape (4 x rows, 3): people with 0, 1 and 2 alternate alleles.
 
-    >>> count_genotypes(np.array([[0b11100100], [0b11000100]], np.uint8))
+    >>> count_genotypes(np.array([[0b11100100, 0b11000100]], np.uint8))
     array([[2, 0, 0],
            [0, 2, 0],
            [1, 0, 1],
            [0, 0, 0]])
     """
-    n_people, width = packed.shape
-    sums = np.zeros((3, VARIANTS_PER_BYTE, width), np.int64)
-    for first in range(0, n_people, _TILE_PEOPLE):
-        for start in range(0, width, _TILE_WIDTH):
-            columns = slice(start, start + _TILE_WIDTH)
-            lower = packed[first : first + _TILE_PEOPLE, columns]
-            filling = -len(lower) % (_THREES * _FIVES)
-            if filling:
-                lower = np.pad(lower, [(0, filling), (0, 0)])
-            upper = lower >> np.uint8(1)
-            for total, bits in zip(sums, (lower, upper, lower & upper), strict=True):
-                total[:, columns] += _sum_bits(bits & np.uint8(0x55))
+    n_rows, n_people = elements.shape
+    # Eight people at a time. Those filled up with have no bits set.
+    filled = -(-n_people // 8) * 8
+    if filled != n_people:
+        elements = np.pad(elements, [(0, 0), (0, filled - n_people)])
+    octets = np.ascontiguousarray(elements).view(np.uint64)
+    sums = np.empty((3, VARIANTS_PER_BYTE, n_rows), np.int64)
+    # A product adds up whole numbers as fast as they are read, and exactly.
+    ones = np.ones(octets.shape[1], np.float32)
+    upper = octets >> np.uint64(1)
+    for total, bits in zip(sums, (octets, upper, octets & upper), strict=True):
+        for place, mask in enumerate(_LOWEST_OF_OCTETS):
+            total[place] = np.bitwise_count(bits & mask).astype(np.float32) @ ones
     lower, upper, missing = sums
     counts = (n_people - lower - upper + missing, lower - missing, upper - missing)
     return np.stack([each.T.ravel() for each in counts], axis=1)
 
 
-def _sum_bits(bits: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Sums over people of the lower bits of their calls, by position in the element."""
+def count_called_columns(elements: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """Count the called genotypes of each person, of calls packed at two bits.
 
-    def add(parts: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
-        groups = parts.reshape(-1, size, bits.shape[1])
-        return groups.sum(axis=1, dtype=np.uint8)
+    Parameters
+    ----------
+    elements
+        As those of `count_genotypes`; `count_called` is for rows of people.
 
-    threes = add(bits, _THREES)
-    pairs = [add((threes >> np.uint8(by)) & np.uint8(0x33), _FIVES) for by in (0, 2)]
-    return np.stack(
-        [
-            ((pairs[position % 2] >> np.uint8(position // 2 * 4)) & np.uint8(0x0F)).sum(
-                axis=0, dtype=np.uint8
-            )
-            for position in range(VARIANTS_PER_BYTE)
-        ]
-    )
+    >>> count_called_columns(np.array([[0b11100100], [0b11111110]], np.uint8))
+    array([4])
+    """
+    missing = elements >> np.uint8(1)
+    missing &= elements
+    missing &= np.uint8(0x55)
+    n_missing = np.bitwise_count(missing).sum(axis=0, dtype=np.int64)
+    return elements.shape[0] * VARIANTS_PER_BYTE - n_missing
 
 
 def _count_missing(

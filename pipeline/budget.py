@@ -8,8 +8,10 @@ arrays that each stage holds at a time.
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from estimator.packing import DOSAGES, packed_width
-from pipeline import decode, fit_check, neural, plan, projector, steps
+from pipeline import decode, fit_check, neural, plan, projector, schema, steps
 from pipeline.config import NEURAL, RunConfig
 from pipeline.devices import WORKER_BYTES
 from pipeline.errors import InputError
@@ -181,7 +183,8 @@ def plan_budget(
         network_bytes=_network_bytes(sizes, config, n_workers, len(shards)),
         # Points, maps and relaxations of the rounds, and what training reads.
         disk_bytes=(3 * config.fit.n_secants + 9) * point_bytes
-        + _result_bytes(sizes, k),
+        + _result_bytes(sizes, k)
+        + (0 if config.qc.enabled else _count_bytes(sizes)),
     )
 
 
@@ -211,6 +214,13 @@ def _result_bytes(sizes: Sizes, n_populations: int) -> int:
     return n * sizes.row_bytes + keys + values + REPORT_BYTES
 
 
+def _count_bytes(sizes: Sizes) -> int:
+    """Room for the genotype counts of blocks, while genotypes are prepared."""
+    blocks = plan.plan_blocks(sizes.n_samples, sizes.n_variants, sizes.sample_chunk)
+    spec = schema.block_counts(len(blocks[0]))
+    return 3 * np.dtype(spec.dtype).itemsize * sizes.n_variants * len(blocks)
+
+
 def _prepare_bytes(sizes: Sizes) -> int:
     """Memory of a worker that decodes one block."""
     blocks = plan.plan_blocks(
@@ -220,11 +230,12 @@ def _prepare_bytes(sizes: Sizes) -> int:
     window = min(decode.WINDOW_CELLS, rows * sizes.n_variants)
     chunk = min(sizes.variant_chunk, sizes.n_variants) * rows
     dosages = sizes.itemsize == DOSAGES.itemsize
-    # Codes of the window with those packed of dosages, or with what shows that two
-    # bits hold them; calls of a chunk, and what it becomes.
-    code_bytes, call_bytes = (6, 12) if dosages else (3, 6)
+    # Raw calls of the window, their codes and what is packed of them; those of a chunk,
+    # with what they are decompressed from.
+    code_bytes, call_bytes = (10, 8) if dosages else (5, 4)
     packed = rows * sizes.row_bytes
-    return WORKER_BYTES + packed + code_bytes * window + call_bytes * chunk
+    counts = 3 * FLOAT_BYTES * sizes.n_variants
+    return WORKER_BYTES + packed + counts + code_bytes * window + call_bytes * chunk
 
 
 def _fit_bytes(

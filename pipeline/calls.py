@@ -18,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from estimator import packing
-from estimator.packing import DOSAGE_UNITS, Encoding
+from estimator.packing import DOSAGE_UNITS, VARIANTS_PER_BYTE, Encoding
 from pipeline import call_codes, decode
+from pipeline.diploid import pack_diploid
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
@@ -36,13 +37,8 @@ GENOTYPES = ("0/0", "0/1", "1/1")
 _HALF = slice(3, 5)
 _FRACTIONAL, _EXCESS = 5, 6
 N_COLUMNS = 7
-# A diploid int8 call read as one 16-bit number, in either byte order.
-_HOM_REF_CODE = 0x0000
-_HET_CODES = (0x0001, 0x0100)
-_HOM_ALT_CODE = 0x0101
-_MISSING_CODE = 0xFFFF
-# Rows counted at a time: they stay in cache, and uint8 holds the sum of a column.
-_TILE_ROWS = 128
+# Calls counted at a time: they stay in cache.
+_TILE_CALLS = 2**19
 # Tasks that keep many workers busy, and most chunks of people that one task counts.
 _MIN_TASKS = 64
 _MAX_TASK_CHUNKS = 16
@@ -254,6 +250,13 @@ def _read_selected(
     url: str, variants: Selection, people: Selection
 ) -> npt.NDArray[Any]:
     calls = decode.read_calls(url, _bounds(variants), _bounds(people))
+    return _select(calls, variants, people)
+
+
+def _select(
+    calls: npt.NDArray[Any], variants: Selection, people: Selection
+) -> npt.NDArray[Any]:
+    """Calls of selections, from those within their bounds."""
     # Selecting everything would copy the chunk.
     if not isinstance(people, slice):
         calls = calls[:, people - people[0]]
@@ -271,69 +274,62 @@ def _bounds(selection: Selection) -> slice:
 def _count_part(task: _CountTask) -> _Counted:
     by_variant = np.zeros((_size(task.variants), N_COLUMNS + 1), dtype=np.int64)
     by_sample = []
+    chunk = None
     for people in task.people:
-        calls = _read_selected(task.url, task.variants, people)
-        if calls.dtype.kind == "f":
-            counted = _count_dosages(call_codes.codes_of_dosages(calls), by_variant)
-        else:
-            counted = _count_pairs(call_codes.allele_pairs(calls), by_variant)
-        by_sample.append(counted)
+        bounds = _bounds(people)
+        # In the same memory, if possible: mapping new memory takes as long as reading.
+        fits = chunk is not None and chunk.shape[1] == bounds.stop - bounds.start
+        chunk = decode.read_calls(
+            task.url, _bounds(task.variants), bounds, chunk if fits else None
+        )
+        calls = _select(chunk, task.variants, people)
+        by_sample.append(np.zeros(calls.shape[1], dtype=np.int64))
+        n_elements = max(_TILE_CALLS // max(calls.shape[1], 1) // VARIANTS_PER_BYTE, 1)
+        step = n_elements * VARIANTS_PER_BYTE
+        for start in range(0, len(calls), step):
+            rows = slice(start, start + step)
+            by_sample[-1] += _count_tile(calls[rows], by_variant[rows])
     n_columns = N_COLUMNS + 1 if by_variant[:, len(GENOTYPES) :].any() else 3
     return _Counted(by_variant[:, :n_columns].copy(), by_sample)
 
 
-def _count_pairs(pairs: npt.NDArray[np.uint16], by_variant: Integers) -> Integers:
-    """Add one chunk's counts to its variants', and return the calls of its people."""
-    by_sample = np.zeros(pairs.shape[1], dtype=np.int64)
-    for start in range(0, pairs.shape[0], _TILE_ROWS):
-        tile = pairs[start : start + _TILE_ROWS]
-        counts = by_variant[start : start + _TILE_ROWS]
-        hom_ref = tile == _HOM_REF_CODE
-        het = (tile == _HET_CODES[0]) | (tile == _HET_CODES[1])
-        hom_alt = tile == _HOM_ALT_CODE
-        for column, genotype in enumerate((hom_ref, het, hom_alt)):
-            counts[:, column] += np.count_nonzero(genotype, axis=1)
-        called = hom_ref | het | hom_alt
-        by_sample += called.view(np.uint8).sum(axis=0, dtype=np.uint8)
-        # Few cohorts have other calls than these and missing ones.
-        if not (called | (tile == _MISSING_CODE)).all():
-            by_sample += _count_others(call_codes.codes_of_pairs(tile), counts)
-    return by_sample
+def _count_tile(calls: npt.NDArray[Any], counts: Integers) -> Integers:
+    """Add the calls of a few variants to their counts, and return those of people."""
+    if calls.dtype.kind == "f":
+        return _count_dosages(call_codes.codes_of_dosages(calls), counts)
+    elements = None
+    if len(calls) % VARIANTS_PER_BYTE == 0:
+        elements = pack_diploid(calls)
+    if elements is None:
+        return _count_codes(call_codes.codes_of(calls), counts)
+    counts[:, : len(GENOTYPES)] += packing.count_genotypes(elements)
+    return packing.count_called_columns(elements)
 
 
-def _count_others(codes: packing.Codes, counts: Integers) -> Integers:
-    """Add the calls of a single allele and the invalid ones, of a few variants."""
-    reference, alternate, invalid = (
-        codes == code
-        for code in (
-            packing.SINGLE_CALL,
-            packing.SINGLE_CALL + 1,
-            call_codes.INVALID_CALL,
-        )
-    )
-    for column, found in zip((3, 4, -1), (reference, alternate, invalid), strict=True):
-        counts[:, column] += np.count_nonzero(found, axis=1)
-    return np.count_nonzero(reference | alternate, axis=0)
+def _count_codes(codes: packing.Codes, counts: Integers) -> Integers:
+    """As `_count_tile`, of calls of any number of known alleles."""
+    kinds = (0, 1, 2, packing.SINGLE_CALL, packing.SINGLE_CALL + 1)
+    for column, kind in enumerate(kinds):
+        counts[:, column] += np.count_nonzero(codes == kind, axis=1)
+    invalid = codes == call_codes.INVALID_CALL
+    counts[:, -1] += np.count_nonzero(invalid, axis=1)
+    called = (codes != call_codes.MISSING_CALL) & ~invalid
+    return np.count_nonzero(called, axis=0)
 
 
-def _count_dosages(codes: packing.Codes, by_variant: Integers) -> Integers:
-    """As `_count_pairs`, of dosages."""
-    by_sample = np.zeros(codes.shape[1], dtype=np.int64)
-    for start in range(0, codes.shape[0], _TILE_ROWS):
-        tile = codes[start : start + _TILE_ROWS]
-        counts = by_variant[start : start + _TILE_ROWS]
-        nearest = call_codes.nearest_counts(tile)
-        called = nearest >= 0
-        for genotype in range(len(GENOTYPES)):
-            counts[:, genotype] += np.count_nonzero(nearest == genotype, axis=1)
-        excess = tile.astype(np.int32) - DOSAGE_UNITS * nearest.astype(np.int32)
-        excess[~called] = 0
-        counts[:, _FRACTIONAL] += np.count_nonzero(excess, axis=1)
-        counts[:, _EXCESS] += excess.sum(axis=1, dtype=np.int64)
-        invalid = tile == call_codes.INVALID_DOSAGE
-        counts[:, -1] += np.count_nonzero(invalid, axis=1)
-        by_sample += np.count_nonzero(called, axis=0)
-    return by_sample
+def _count_dosages(codes: packing.Codes, counts: Integers) -> Integers:
+    """As `_count_tile`, of dosages."""
+    nearest = call_codes.nearest_counts(codes)
+    called = nearest >= 0
+    for genotype in range(len(GENOTYPES)):
+        counts[:, genotype] += np.count_nonzero(nearest == genotype, axis=1)
+    excess = codes.astype(np.int32) - DOSAGE_UNITS * nearest.astype(np.int32)
+    excess[~called] = 0
+    counts[:, _FRACTIONAL] += np.count_nonzero(excess, axis=1)
+    counts[:, _EXCESS] += excess.sum(axis=1, dtype=np.int64)
+    invalid = codes == call_codes.INVALID_DOSAGE
+    counts[:, -1] += np.count_nonzero(invalid, axis=1)
+    return np.count_nonzero(called, axis=0)
 
 
 def _read_dosage(

@@ -7,7 +7,7 @@ observed; one with no allele observed is missing.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,20 +19,26 @@ from estimator.packing import (
     Encoding,
     PackedArray,
     count_called,
+    count_genotypes,
     encoding_of,
     pack_codes,
     packed_width,
 )
 from pipeline import call_codes, store, zarr_files
 from pipeline.call_codes import NeedsWiderError
+from pipeline.diploid import pack_diploid
 from pipeline.errors import InputError
 from pipeline.location import Location
 from pipeline.plan import Rows
 from pipeline.prepared import open_store
+from pipeline.schema import BLOCK_COUNTS
 
 # Calls unpacked at a time, one byte each, or two if they are dosages: they stay in
 # cache, where mapping new memory for more would take most of the time.
 WINDOW_CELLS = 2**20
+
+
+Counts = npt.NDArray[np.unsignedinteger[Any]]
 
 
 @dataclass(frozen=True)
@@ -56,13 +62,45 @@ class Columns:
         return len(self.index)
 
 
-class _Chunk(NamedTuple):
-    start: int
-    codes: Codes
+class _ChunkReader:
+    """Raw calls of some people, of one chunk of variants at a time.
+
+    All chunks are read into the same memory: mapping new memory for each takes as long
+    as decompressing it.
+    """
+
+    def __init__(self, url: str, rows: Rows) -> None:
+        calls = store.open_genotypes(url)
+        self.size: int = calls.chunks[0]
+        self._n_variants: int = calls.shape[0]
+        self._url, self._rows = url, rows
+        self._first: int | None = None
+        shape = (min(self.size, self._n_variants), len(rows), *calls.shape[2:])
+        self._buffer = np.empty(shape, calls.dtype)
+
+    def blank(self, n_variants: int) -> npt.NDArray[Any]:
+        """Calls that are all missing."""
+        missing = np.nan if self._buffer.dtype.kind == "f" else -1
+        shape = (n_variants, *self._buffer.shape[1:])
+        return np.full(shape, missing, self._buffer.dtype)
+
+    def read(self, first: int) -> npt.NDArray[Any]:
+        """The chunk whose first variant is given; valid until another is read."""
+        variants = slice(first, min(first + self.size, self._n_variants))
+        calls = self._buffer[: variants.stop - first]
+        if first != self._first:
+            self._first = None
+            read_calls(self._url, variants, self._rows.slice, calls)
+            self._first = first
+        return calls
 
 
 def decode_rows(
-    url: str, rows: Rows, columns: Columns, encoding: Encoding = GENOTYPES
+    url: str,
+    rows: Rows,
+    columns: Columns,
+    encoding: Encoding = GENOTYPES,
+    counts: Counts | None = None,
 ) -> PackedArray:
     """Pack the calls of a run of people at the given variants.
 
@@ -76,6 +114,9 @@ def decode_rows(
         Variants, in the order wanted.
     encoding
         How to pack them.
+    counts
+        Where to put the numbers of people with 0, 1 and 2 alternate alleles, if that
+        is wanted of calls that are packed at two bits; shape (variants, 3).
 
     Returns
     -------
@@ -89,33 +130,46 @@ def decode_rows(
     NeedsWiderError
         If the encoding cannot hold one of the calls.
     """
-    calls = store.open_genotypes(url)
-    size = calls.chunks[0]
-    blank = call_codes.codes_of(np.empty((0, 0, 2)[: calls.ndim], calls.dtype))
+    reader = _ChunkReader(url, rows)
     packed = np.empty((len(rows), packed_width(len(columns))), encoding.dtype)
     window = max(WINDOW_CELLS // max(len(rows), 1), 1)
     window = -(-window // VARIANTS_PER_BYTE) * VARIANTS_PER_BYTE
-    chunk = _Chunk(-1, blank)
     for start in range(0, len(columns), window):
-        index = columns.index[start : start + window]
-        width = packed_width(len(index)) * VARIANTS_PER_BYTE
-        missing = call_codes.missing_code(blank)
-        codes = np.full((width, len(rows)), missing, blank.dtype)
-        for first in _chunks_needed(index, size):
-            if first != chunk.start:
-                chunk = _read_chunk(url, first, first + size, rows)
-            targets = np.flatnonzero(index // size * size == first)
-            rows_of_chunk = _as_slice(index[targets] - chunk.start)
-            codes[_as_slice(targets)] = chunk.codes[rows_of_chunk]
-        _check_codes(url, index, rows, codes)
-        swapped = np.flatnonzero(columns.swapped[start : start + window])
-        codes[swapped] = call_codes.swap_alleles(codes[swapped])
-        narrowed = call_codes.narrow(codes, encoding)
+        part = slice(start, min(start + window, len(columns)))
+        index = columns.index[part]
+        calls = _gather(reader, index)
+        swapped = np.flatnonzero(columns.swapped[part])
+        elements = None
+        if encoding is GENOTYPES and not swapped.size:
+            elements = pack_diploid(calls)
+        if elements is None:
+            codes = call_codes.codes_of(calls)
+            _check_codes(url, index, rows, codes)
+            codes[swapped] = call_codes.swap_alleles(codes[swapped])
+            elements = pack_codes(call_codes.narrow(codes, encoding).T, encoding).T
         place = start // VARIANTS_PER_BYTE
-        packed[:, place : place + width // VARIANTS_PER_BYTE] = pack_codes(
-            narrowed.T, encoding
-        )
+        packed[:, place : place + len(elements)] = elements.T
+        if counts is not None:
+            counts[part] = count_genotypes(elements)[: len(index)]
     return packed
+
+
+def _gather(reader: _ChunkReader, index: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    """Raw calls of some variants, filled up to whole elements with missing ones."""
+    width = packed_width(len(index)) * VARIANTS_PER_BYTE
+    needed = list(_chunks_needed(index, reader.size))
+    wanted = _as_slice(index)
+    if len(needed) == 1 and width == len(index) and isinstance(wanted, slice):
+        # As most windows are: no copy.
+        first = needed[0]
+        if wanted.start >= first:
+            return reader.read(first)[wanted.start - first : wanted.stop - first]
+    calls = reader.blank(width)
+    for first in needed:
+        targets = np.flatnonzero(index // reader.size * reader.size == first)
+        rows_of_chunk = _as_slice(index[targets] - first)
+        calls[_as_slice(targets)] = reader.read(first)[rows_of_chunk]
+    return calls
 
 
 def _as_slice(indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64] | slice:
@@ -134,8 +188,19 @@ def _chunks_needed(index: npt.NDArray[np.int64], chunk_size: int) -> Iterator[in
     return (int(number) * chunk_size for number in np.unique(present // chunk_size))
 
 
-def read_calls(url: str, variants: slice, people: slice) -> npt.NDArray[Any]:
+def read_calls(
+    url: str, variants: slice, people: slice, out: npt.NDArray[Any] | None = None
+) -> npt.NDArray[Any]:
     """Calls of some variants in some people.
+
+    Parameters
+    ----------
+    url
+        A VCF Zarr store.
+    variants, people
+        Which ones.
+    out
+        Where to put them, if not in new memory.
 
     Returns
     -------
@@ -147,12 +212,7 @@ def read_calls(url: str, variants: slice, people: slice) -> npt.NDArray[Any]:
     InputError
         If a chunk cannot be decoded.
     """
-    return zarr_files.read(url, store.open_genotypes(url), (variants, people))
-
-
-def _read_chunk(url: str, start: int, stop: int, rows: Rows) -> _Chunk:
-    calls = read_calls(url, slice(start, stop), rows.slice)
-    return _Chunk(start, call_codes.codes_of(calls))
+    return zarr_files.read(url, store.open_genotypes(url), (variants, people), out)
 
 
 def _check_codes(
@@ -219,11 +279,18 @@ def decode_block(task: BlockTask) -> Encoding | None:
     if "variant_swapped" in store:
         swapped = store.read("variant_swapped")
     columns = Columns(index, swapped)
+    counts = None
+    if BLOCK_COUNTS in store:
+        counts = np.empty((len(index), 3), store.dtype(BLOCK_COUNTS))
+    people = task.source or task.rows
     try:
-        packed = decode_rows(task.url, task.source or task.rows, columns, encoding)
+        packed = decode_rows(task.url, people, columns, encoding, counts)
     except NeedsWiderError as error:
         return error.encoding
     store.write_rows("call_genotype_packed", task.rows, packed)
     store.write_rows("sample_n_called", task.rows, count_called(packed))
+    if counts is not None:
+        block = Rows(task.block, task.block + 1)
+        store.write_rows(BLOCK_COUNTS, block, counts[np.newaxis])
     store.mark_done(task.block)
     return None

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from estimator.packing import ENCODINGS, GENOTYPES, Encoding, packed_width
-from pipeline import decode, packed_counts, plan, prepared, qc, schema
+from pipeline import block_counts, decode, plan, prepared, qc, schema
 from pipeline.cohort import Cohort
 from pipeline.config import QCConfig
 from pipeline.location import Location, locate
@@ -39,7 +39,7 @@ def prepare(
         configuration is continued: it holds what quality control found.
     config
         Thresholds of quality control. Without it, the cohort is read once: frequencies
-        are counted from the packed genotypes.
+        are counted as the genotypes are packed.
     cluster
         Workers that count, prune and decode.
     attrs
@@ -56,12 +56,13 @@ def prepare(
     store = store or _lay_out_checked(cohort, path, config, attrs)
     needed = fill(cohort, store, cluster)
     if not _is_described(store) and not (
-        needed is None and _describe_filled(cohort, store, cluster, attrs)
+        needed is None and _describe_filled(cohort, store, attrs)
     ):
         # Calls of one allele or variants without any, which are counted beforehand.
         store = _lay_out_checked(cohort, path, config, attrs)
         needed = fill(cohort, store, cluster)
     assert needed is None, f"the counts did not tell that calls need {needed}"
+    store.discard(schema.BLOCK_COUNTS)
     store.finish()
 
 
@@ -69,20 +70,19 @@ def _lay_out_biallelic(cohort: Cohort, path: Location) -> Store:
     """Lay out a store of all variants that could be kept, before any is counted."""
     index = np.flatnonzero(qc.biallelic_variants(cohort))
     columns = decode.Columns(index, np.zeros(len(index), bool))
-    return lay_out(cohort, path, columns, variant_keys(cohort, index))
+    store = lay_out(cohort, path, columns, variant_keys(cohort, index))
+    block_counts.lay_out_counts(store, _plan_blocks(cohort, store))
+    return store
 
 
-def _describe_filled(
-    cohort: Cohort, store: Store, cluster: Cluster, attrs: dict[str, Any]
-) -> bool:
-    """Describe a filled store of all biallelic variants by its own genotypes.
+def _describe_filled(cohort: Cohort, store: Store, attrs: dict[str, Any]) -> bool:
+    """Describe a filled store of all biallelic variants by the counts of its blocks.
 
     Returns
     -------
     False if it has variants that are not kept.
     """
-    with track("counting genotypes"):
-        counts = packed_counts.count_prepared(store, cohort.n_variants, cluster)
+    counts = block_counts.sum_counts(store, cohort.n_variants)
     result = qc.keep_called(cohort, counts)
     index = store.read("variant_index")
     whole = bool(result.variant_mask[index].all())
@@ -233,12 +233,7 @@ def fill(cohort: Cohort, store: Store, cluster: Cluster) -> Encoding | None:
     The encoding that the calls need, where that of the store cannot hold them all: it
     has to be laid out again. None where every block is written.
     """
-    blocks = plan.plan_blocks(
-        cohort.n_samples,
-        store.attrs["n_variants"],
-        cohort.sample_chunk,
-        store.dtype("call_genotype_packed").itemsize,
-    )
+    blocks = _plan_blocks(cohort, store)
     store.track_blocks(len(blocks))
     tasks = [
         decode.BlockTask(cohort.url, store.path, block, blocks[block])
@@ -251,3 +246,12 @@ def fill(cohort: Cohort, store: Store, cluster: Cluster) -> Encoding | None:
             needed += [wider] if wider is not None else []
             progress.advance()
     return max(needed, key=ENCODINGS.index, default=None)
+
+
+def _plan_blocks(cohort: Cohort, store: Store) -> list[plan.Rows]:
+    return plan.plan_blocks(
+        cohort.n_samples,
+        store.attrs["n_variants"],
+        cohort.sample_chunk,
+        store.dtype("call_genotype_packed").itemsize,
+    )

@@ -8,6 +8,8 @@ text is written into each array's attributes.
 import dataclasses
 from dataclasses import dataclass
 
+import numpy as np
+
 SCHEMA_VERSION = 1
 
 # Arrays of a cohort that the calls are read from, the second where there is no first.
@@ -92,6 +94,19 @@ def packed_calls(dtype: str) -> ArraySpec:
     if dtype == spec.dtype:
         return spec
     return dataclasses.replace(spec, dtype=dtype, doc=_PACKED_WIDER[dtype])
+
+
+# Kept until a store is filled.
+BLOCK_COUNTS = "block_genotype_count"
+
+
+def block_counts(n_people: int) -> ArraySpec:
+    """Specification of the genotype counts of blocks of at most so many people."""
+    return ArraySpec(
+        ("blocks", "variants", "genotypes"),
+        np.min_scalar_type(n_people).name,
+        "People of each block with 0, 1 and 2 alternate alleles.",
+    )
 
 
 MODEL = {

@@ -198,6 +198,10 @@ class Store:
         assert aligned, f"rows {rows} of {name} do not cover whole chunks of {size}"
         array[rows.slice] = values.astype(array.dtype, copy=False)
 
+    def discard(self, name: str) -> None:
+        """Delete an array, or what is left of one whose deletion was cut short."""
+        zarr.storage.rmdir(self._group.store, name)
+
     def track_blocks(self, n_blocks: int) -> None:
         """Remember from now on which blocks were written, when all else is laid out.
 

@@ -143,7 +143,10 @@ def whole_mapping(path: Location) -> zarr.storage.Store:
 
 
 def read(
-    where: str | Location, array: zarr.Array, selection: tuple[Any, ...]
+    where: str | Location,
+    array: zarr.Array,
+    selection: tuple[Any, ...],
+    out: npt.NDArray[Any] | None = None,
 ) -> npt.NDArray[Any]:
     """Values of a part of an array.
 
@@ -155,6 +158,8 @@ def read(
         The array.
     selection
         A slice for each of the first dimensions; none for all of it.
+    out
+        Where to put them, if not in new memory: of their shape and type.
 
     Raises
     ------
@@ -163,7 +168,7 @@ def read(
         names it.
     """
     try:
-        return array[selection or ...]
+        return array.get_basic_selection(selection or ..., out=out)
     except InputError:
         raise
     except KeyError as error:

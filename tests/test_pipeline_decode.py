@@ -91,9 +91,9 @@ def test_decode_rows__reads_each_chunk_once(tmp_path, monkeypatch, window_cells)
     url = write_cohort(tmp_path / "c.vcz", random_genotypes(N_VARIANTS, N_SAMPLES))
     read_calls, starts = decode.read_calls, []
 
-    def counted(url, variants, people):
+    def counted(url, variants, people, out):
         starts.append(variants.start)
-        return read_calls(url, variants, people)
+        return read_calls(url, variants, people, out)
 
     monkeypatch.setattr(decode, "read_calls", counted)
     monkeypatch.setattr(decode, "WINDOW_CELLS", window_cells)

@@ -297,7 +297,7 @@ def _finished_times(folder: Path) -> dict[str, int]:
 @pytest.mark.parametrize(
     ("stage", "title", "count", "victims"),
     [
-        ("prepare", "counting genotypes", 0, "driver"),
+        ("prepare", PREPARING, 0, "driver"),
         ("prepare", PREPARING, 1, "driver"),
         ("prepare", PREPARING, 2, "all"),
         ("prepare", PREPARING, 4, "driver"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from estimator.packing import CALLS, count_called, unpack_alleles, unpack_genotypes
-from pipeline import calls, decode, packed_counts, plan, prepare, schema
+from pipeline import calls, decode, plan, prepare, schema
 from pipeline.config import QCConfig
 from pipeline.errors import InputError
 from pipeline.prepared import open_prepared, open_store
@@ -91,9 +91,6 @@ def test_prepare__without_quality_control_counts_what_it_packed(tmp_path, monkey
         small_cohort(tmp_path / "a", genotypes, chunks=(8, 40)), QCConfig(enabled=False)
     )
     monkeypatch.setattr(calls, "count_calls", refuse)
-    # One chunk of packed genotypes, and two of people, to a task.
-    monkeypatch.setattr(packed_counts, "_MIN_TASKS", 2)
-    monkeypatch.setattr(packed_counts, "_PART_BYTES", 1)
     prepared = small_prepared(tmp_path / "b", genotypes, chunks=(8, 40))
     store = open_store(prepared.path)
     found = store.read("variant_frequency")

@@ -331,9 +331,11 @@ def test_quality_control__reads_each_chunk_once_without_removals(tmp_path, monke
     cohort = _cohort(tmp_path, random_genotypes(30, 40))
     read_calls, reads = decode.read_calls, []
 
-    def record(url: str, variants: slice, people: slice) -> np.ndarray:
+    def record(
+        url: str, variants: slice, people: slice, out: np.ndarray | None
+    ) -> np.ndarray:
         reads.append((variants.start, people.start))
-        return read_calls(url, variants, people)
+        return read_calls(url, variants, people, out)
 
     monkeypatch.setattr(decode, "read_calls", record)
     qc.quality_control(cohort, OPEN)

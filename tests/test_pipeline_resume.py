@@ -4,7 +4,7 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -12,11 +12,11 @@ import pytest
 from estimator import training
 from pipeline import (
     apply,
+    block_counts,
     checkpoint,
     decode,
     fit_stage,
     minibatch,
-    packed_counts,
     prepare_stage,
     projection,
     run,
@@ -26,8 +26,9 @@ from pipeline import (
 from pipeline.cluster import Cluster
 from pipeline.config import FitConfig, QCConfig, RunConfig, TrainConfig
 from pipeline.errors import InputError
+from pipeline.store import Store
 from tests import helpers
-from tests.helpers import SerialCluster
+from tests.helpers import SerialCluster, local, random_genotypes, small_prepared
 
 CONFIG = RunConfig(
     qc=QCConfig(enabled=False),
@@ -114,7 +115,7 @@ def _interrupt(
 # What each stage does once for a block, a round, a step.
 UNITS: dict[str, tuple[Any, str]] = {
     "prepare": (decode, "decode_block"),
-    "counting": (packed_counts, "count_prepared"),
+    "counting": (block_counts, "sum_counts"),
     "fit": (checkpoint, "save_search"),
     "train": (train, "_update"),
     "apply": (apply, "_write_block"),
@@ -176,6 +177,25 @@ def test_run__goes_on_where_it_was_cut_short(
         for name in ("prepare", "fit", "train", "apply")
     }
     assert all(record["wall_seconds"] >= 0 for record in records)
+
+
+@pytest.mark.parametrize("name", ["discard", "finish"])
+def test_prepare__ends_what_was_cut_short_at_its_end(tmp_path, monkeypatch, name):
+    def die(store: Store, array: str = "") -> NoReturn:
+        if array:
+            (store.path / array / ".zarray").unlink()
+        raise _KilledError
+
+    genotypes = random_genotypes(42, 150)
+    whole = small_prepared(tmp_path / "whole", genotypes, chunks=(8, 40)).path
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, name, die)
+        with pytest.raises(_KilledError):
+            small_prepared(tmp_path / "part", genotypes, chunks=(8, 40))
+    with _counted(monkeypatch, decode, "decode_block", None) as decoded:
+        ended = small_prepared(tmp_path / "part", genotypes, chunks=(8, 40)).path
+    assert decoded.n_calls == 0
+    assert _tree(local(ended)) == _tree(local(whole))
 
 
 def test_train__continues_without_distilling_again(
