@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import sgkit
 import xarray as xr
 
 from pipeline import (
@@ -49,9 +48,9 @@ class Cohort:
     url
         Where the store is, as the user gave it.
     dataset
-        The store as sgkit opens it. Genotypes and other matrices are dask arrays in
-        the store's chunks; ids and variant keys are read on use, without dask.
-        Missing calls are -1.
+        The store as sgkit.load_dataset opens it. Genotypes and other matrices are dask
+        arrays in the store's chunks; ids and variant keys are read on use, without
+        dask. Missing calls are -1.
     """
 
     url: str
@@ -212,14 +211,16 @@ def open_cohort(url: str | Location) -> Cohort:
     path = locate(url)
     cohort_metadata.check_arrays(url, cohort_metadata.read_metadata(path))
     # A fill value of 0 would turn reference alleles into NaN if it were masked.
-    options = {
+    options: dict[str, Any] = {
         "mask_and_scale": False,
+        "concat_characters": False,
         "consolidated": cohort_metadata.is_consolidated(path),
     }
     files = zarr_files.mapping(path) if isinstance(path, RemotePath) else str(path)
     try:
-        dataset = sgkit.load_dataset(files, **options)
-        in_memory = sgkit.load_dataset(files, chunks=None, **options)
+        # As sgkit.load_dataset does, which takes two seconds to import.
+        dataset = xr.open_zarr(files, **options)
+        in_memory = xr.open_zarr(files, chunks=None, **options)
     except InputError:
         raise
     except (KeyError, OSError, ValueError) as error:

@@ -1,13 +1,11 @@
 """Which of the correlated variants to keep, and of any that exclude one another.
 
-Apart from `linkage`, which workers import, because sgkit costs each process that loads
-it more memory than a block of genotypes.
+The driver's part of pruning; the workers' is `linkage`.
 """
 
 import dask.array as da
 import numpy as np
 import numpy.typing as npt
-import sgkit
 
 from pipeline import linkage
 
@@ -40,12 +38,6 @@ def prune(
     return independent(first, second, np.argsort(-minor_frequency, kind="stable"))
 
 
-def rehearse() -> None:
-    """Have compiled what `independent` calls, which takes a second the first time."""
-    first = np.zeros(1, np.int64)
-    independent(first, first + 1, np.arange(2))
-
-
 def independent(
     first: npt.NDArray[np.int64],
     second: npt.NDArray[np.int64],
@@ -64,13 +56,19 @@ def independent(
     >>> independent(np.array([0, 1]), np.array([1, 2]), np.array([1, 0, 2]))
     array([False,  True, False])
     """
+    # sgkit.maximal_independent_set chooses the same, and takes three seconds to import
+    # and compile, which is longer than this takes for a million.
     priority = np.empty_like(by_priority)
     priority[by_priority] = np.arange(by_priority.size)
     better = np.minimum(priority[first], priority[second])
     worse = np.maximum(priority[first], priority[second])
-    order = np.lexsort((worse, better))
-    dropped = sgkit.maximal_independent_set({"i": better[order], "j": worse[order]})
-    lost = dropped["ld_prune_index_to_drop"].values.astype(np.intp)
-    kept = np.ones(by_priority.size, dtype=np.bool_)
-    kept[by_priority[lost]] = False
+    order = np.argsort(better, kind="stable")
+    better, worse = better[order], worse[order]
+    bounds = np.flatnonzero(np.diff(better, prepend=-1, append=-1))
+    lost = np.zeros(by_priority.size, dtype=np.bool_)
+    for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+        if not lost[better[start]]:
+            lost[worse[start:stop]] = True
+    kept = np.empty_like(lost)
+    kept[by_priority] = ~lost
     return kept

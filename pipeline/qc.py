@@ -7,13 +7,11 @@ disequilibrium. Invariant: the masks depend on the genotypes and the settings, n
 chunks or workers.
 """
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import sgkit
 import xarray as xr
 
 from estimator.packing import Encoding
@@ -116,19 +114,10 @@ def quality_control(cohort: Cohort, config: QCConfig) -> QCResult:
         a third allele or an impossible dosage, or, for linkage disequilibrium, if
         variants are not sorted.
     """
+    everyone = np.ones(cohort.n_samples, dtype=np.bool_)
     if not config.enabled:
-        everyone = np.ones(cohort.n_samples, dtype=np.bool_)
         counts = calls.count_calls(cohort, biallelic_variants(cohort), everyone)
         return keep_called(cohort, counts)
-    # While the workers count, this process has nothing else to do.
-    with ThreadPoolExecutor(1) as rehearsal:
-        rehearsal.submit(pruning.rehearse)
-        return _filter(cohort, config)
-
-
-def _filter(cohort: Cohort, config: QCConfig) -> QCResult:
-    """Filter after filter, each by what the ones before have left."""
-    everyone = np.ones(cohort.n_samples, dtype=np.bool_)
     runs = _sorted_contigs(cohort) if config.max_ld_r2 < 1 else None
     filters = _Filters(cohort)
     wanted = contigs.informative(cohort.contig_names, include_x=config.include_x)
@@ -300,6 +289,8 @@ def _filter_frequencies(
     if config.min_hwe_p == 0:
         filters.keep_variants("hardy_weinberg", filters.variants)
         return
+    import sgkit
+
     kept = filters.variants
     dataset = xr.Dataset(
         {"variant_genotype_count": (("variants", "genotypes"), counts.genotypes[kept])},
