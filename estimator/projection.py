@@ -23,15 +23,15 @@ from estimator.tiling import TileShape
 # Largest s'Hs of the Newton step s that is a person's last, H the negative Hessian: the
 # square of a seventh of a standard error. The likelihood is self-concordant: the step
 # leaves little more than the square of that share, whatever the frequencies, and in
-# practice 1e-4 of a standard error. A Hessian of some of the variants would leave more,
-# and cost more passes than it saves. With half of it, one person in 300 would take a
+# practice 1e-4 of a standard error. With half of it, one person in 300 would take a
 # third pass, and with them everybody in their tile.
+#
+# With many variants a Hessian hardly changes: every other pass keeps that of the one
+# before, at half the cost, and with very many it is of some of them. Such a step leaves
+# a share of itself that its length beside that of the step before tells: four times
+# their ratio times its length, squared, is at most the same. In practice it leaves a
+# hundredth of a standard error.
 TOLERANCE = 0.02
-# With many variants a Hessian hardly changes, and every other pass keeps that of the
-# one before, at half the cost. How much it has changed is told by the length of a step
-# beside that of the step before: twice their ratio times the length, squared, is at
-# most so much of the above, or another step follows.
-_KEPT_TOLERANCE = 0.02
 # Change of an entry of Q at which it is no use to go back further.
 _SMALLEST = 5e-5
 # Fall of the likelihood, per variant, that is rounding of the probabilities.
@@ -103,21 +103,39 @@ def _project(
 ) -> Projection:
     """Refine each tile of people until its own are settled."""
     n_people, k = initial.shape
-    n_variants = frequencies.shape[0] * tile.variants
-    rounding = n_variants * _ROUNDING
-    every = hessian_stride(n_variants) == 1
+    n_tiles = frequencies.shape[0]
+    rounding = n_tiles * tile.variants * _ROUNDING
+    # Of people rather than of sums over them, so of twice as many as in a fit.
+    most = hessian_stride(n_tiles * tile.variants)
+    stride = max(most // 2, 1)
+    weight = jnp.float32(n_tiles / len(range(0, n_tiles, stride)))
+
+    def counts(column: Array) -> Array | bool:
+        return column % stride == 0 if stride > 1 else True
 
     def people_tile(index: Array) -> Projection:
         rows = (index * tile.people, tile.people)
         block = jax.lax.dynamic_slice_in_dim(packed, *rows)
         start = jax.lax.dynamic_slice_in_dim(initial, *rows)
 
-        def evaluate(state: _Refinement) -> _Refinement:
-            renewed = True if every else state.n_evaluated % 2 == 0
+        def renew(state: _Refinement) -> _Refinement:
             found = sum_ancestry_statistics(
-                block, state.trial, frequencies, lambda _: renewed, tile
+                block, state.trial, frequencies, counts, tile
             )
-            return _advance(state, found, renewed, refine, rounding)
+            found = found._replace(hessian=weight * found.hessian)
+            return _advance(state, found, True, refine, rounding)
+
+        def keep(state: _Refinement) -> _Refinement:
+            found = sum_ancestry_statistics(
+                block, state.trial, frequencies, lambda _: False, tile
+            )
+            return _advance(state, found, False, refine, rounding)
+
+        def evaluate(state: _Refinement) -> _Refinement:
+            state = renew(state)
+            if most == 1:
+                return state
+            return jax.lax.cond(unfinished(state), keep, lambda same: same, state)
 
         def unfinished(state: _Refinement) -> Array:
             return jnp.any(state.unsettled) & (state.n_evaluated <= refine)
@@ -159,13 +177,13 @@ def _model(step: Float32[Array, "people k"], found: AncestryStatistics) -> _Mode
 def _advance(
     state: _Refinement,
     found: AncestryStatistics,
-    renewed: Array | bool,
+    renewed: bool,
     refine: Int32[Array, ""],
     rounding: float,
 ) -> _Refinement:
     """Step on where the trial was no worse, else go halfway back.
 
-    What was found has a Hessian if it was to be renewed.
+    What was found has a Hessian if that was to be renewed.
 
     Whoever is settled stays, so that nobody's Q depends on who is in the same tile.
     """
@@ -176,16 +194,17 @@ def _advance(
         jnp.where(row, state.trial, state.best.ancestry),
         jnp.where(better, found.log_likelihood, state.best.log_likelihood),
     )
-    hessian = jnp.where(row & renewed, found.hessian, state.hessian)
+    hessian = jnp.where(row, found.hessian, state.hessian) if renewed else state.hessian
     found = found._replace(hessian=hessian)
     halfway = (state.best.ancestry + state.trial) * jnp.float32(0.5)
     stepped = newton_ancestry(state.trial, found.gradient, found.hessian)
     trial = jnp.where(row, stepped, halfway)
     model = _model(trial - state.trial, found)
     moved = jnp.max(jnp.abs(trial - best.ancestry), axis=1)
-    left = jnp.float32(4) * model.bend**2
-    known = renewed | (left <= TOLERANCE * _KEPT_TOLERANCE * state.bend)
-    short = (model.bend <= TOLERANCE) & known
+    if renewed:
+        short = model.bend <= TOLERANCE
+    else:
+        short = jnp.float32(16) * model.bend**2 <= TOLERANCE * state.bend
     small = jnp.where(better, short, moved <= _SMALLEST)
     # The last step is not evaluated: the quadratic model says what it gains.
     last = better & small & (state.n_evaluated < refine)
