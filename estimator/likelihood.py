@@ -16,7 +16,6 @@ packed, in any encoding (`estimator.packing`, `estimator.calls`), and are cut up
 `estimator.tiling` says.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -42,20 +41,22 @@ Ancestry = Float32[Array, "people k"]
 FrequencyTiles = Float32[Array, "tiles 4 k width"]
 
 # Variants that tell a person's Hessian well enough for a Newton step.
-_HESSIAN_VARIANTS = 16_384
-_MAX_STRIDE = 8
+_HESSIAN_VARIANTS = 12_288
 
 
-def hessian_stride(n_variants: int) -> int:
-    """Of how many tiles of variants one has to count in a person's Hessian.
+def hessian_share(n_variants: int) -> int:
+    """How many of four neighbouring variants have to count in a person's Hessian.
 
     A step needs no exact Hessian: an error of a hundredth leaves a hundredth of the
     step to the next one. Standard errors take them all.
 
-    >>> hessian_stride(20_000), hessian_stride(100_000)
-    (1, 6)
+    >>> hessian_share(20_000), hessian_share(40_000), hessian_share(100_000)
+    (4, 2, 1)
     """
-    return min(max(n_variants // _HESSIAN_VARIANTS, 1), _MAX_STRIDE)
+    for share in (1, 2):
+        if share * n_variants >= VARIANTS_PER_BYTE * _HESSIAN_VARIANTS:
+            return share
+    return VARIANTS_PER_BYTE
 
 
 class AncestryStatistics(NamedTuple):
@@ -111,14 +112,14 @@ def _pairs(rows: Float32[Array, "k n"]) -> Float32[Array, "pairs n"]:
 _product = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
-@partial(jax.jit, static_argnames=("tile", "stride"))
+@partial(jax.jit, static_argnames=("tile", "of_four"))
 def ancestry_statistics(
     packed: Packed,
     ancestry: Ancestry,
     frequencies: FrequencyTiles,
     *,
     tile: TileShape,
-    stride: int = 1,
+    of_four: int = VARIANTS_PER_BYTE,
 ) -> AncestryStatistics:
     """Gradient and negative Hessian of each person's log-likelihood in Q.
 
@@ -132,39 +133,19 @@ def ancestry_statistics(
         P from `tile_variants`.
     tile
         The tile that ``packed`` was padded to and ``frequencies`` laid out for.
-    stride
-        Of so many tiles of variants, one counts in the Hessian, for the others too
-        (`hessian_stride`); with 0 the Hessian is zero. The gradient and the value are
-        always of all.
+    of_four
+        How many of four neighbouring variants count in the Hessian, for the others too
+        (`hessian_share`): 4, 2 or 1, and with 0 the Hessian is zero. The gradient and
+        the value are always of all.
 
     Returns
     -------
     Statistics of every person. The Hessian holds K(K+1)/2 entries in the order of
     `pair_indices`. Logarithms are taken and summed in float64 (`sum_of_logs`).
     """
-    n_tiles = frequencies.shape[0]
-    weight = n_tiles / len(range(0, n_tiles, max(stride, 1)))
-
-    def counts(column: Array) -> Array | bool:
-        return column % stride == 0 if stride > 1 else stride == 1
-
-    found = sum_ancestry_statistics(packed, ancestry, frequencies, counts, tile)
-    return found._replace(hessian=jnp.float32(weight) * found.hessian)
-
-
-def sum_ancestry_statistics(
-    packed: Packed,
-    ancestry: Ancestry,
-    frequencies: FrequencyTiles,
-    counts: Callable[[Array], Array | bool],
-    tile: TileShape,
-) -> AncestryStatistics:
-    """As `ancestry_statistics`, inside a compiled function.
-
-    ``counts`` says which tiles of variants count in the Hessian, by their index.
-    """
+    positions = range(VARIANTS_PER_BYTE)
+    counted = [i for i in positions if i * of_four % VARIANTS_PER_BYTE < of_four]
     n_people, k = ancestry.shape
-    n_pairs = k * (k + 1) // 2
     n_tiles = frequencies.shape[0]
 
     def people_tile(row: Array) -> AncestryStatistics:
@@ -172,43 +153,33 @@ def sum_ancestry_statistics(
 
         def variant_tile(column: Array, sums: AncestryStatistics) -> AncestryStatistics:
             block = slice_tile(packed, row, column, tile)
-            gradient, log_likelihood = sums.gradient, sums.log_likelihood
-            pieces, parts = [], []
-            for position in range(VARIANTS_PER_BYTE):
+            gradient, hessian, log_likelihood = sums
+            parts = []
+            for position in positions:
                 codes = unpack_codes(block, position)
                 p_tile = frequencies[column, position]
                 p = _frequency(q, p_tile)
-                first = _derivatives(count_alleles(codes), p).first
+                first, second = _derivatives(count_alleles(codes), p)
                 gradient = gradient + _product(first, p_tile.T)
-                pieces.append((codes, p, p_tile))
-                parts.append(evidence(codes, p))
-
-            def bend(hessian: Array) -> Array:
-                for codes, p, p_tile in pieces:
-                    second = _derivatives(count_alleles(codes), p).second
+                if position in counted:
                     hessian = hessian + _product(second, _pairs(p_tile).T)
-                return hessian
-
-            counted = counts(column)
-            if isinstance(counted, bool):
-                hessian = bend(sums.hessian) if counted else sums.hessian
-            else:
-                hessian = jax.lax.cond(counted, bend, lambda held: held, sums.hessian)
+                parts.append(evidence(codes, p))
             return AncestryStatistics(
                 gradient, hessian, log_likelihood + sum_of_logs(parts)
             )
 
         start = AncestryStatistics(
             jnp.zeros((tile.people, k), jnp.float32),
-            jnp.zeros((tile.people, n_pairs), jnp.float32),
+            jnp.zeros((tile.people, k * (k + 1) // 2), jnp.float32),
             jnp.zeros(tile.people, jnp.float64),
         )
         return jax.lax.fori_loop(0, n_tiles, variant_tile, start)
 
     tiles = jax.lax.map(people_tile, jnp.arange(n_people // tile.people))
+    weight = jnp.float32(VARIANTS_PER_BYTE / max(len(counted), 1))
     return AncestryStatistics(
         tiles.gradient.reshape(n_people, k),
-        tiles.hessian.reshape(n_people, n_pairs),
+        weight * tiles.hessian.reshape(n_people, -1),
         tiles.log_likelihood.reshape(n_people),
     )
 

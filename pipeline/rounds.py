@@ -21,7 +21,7 @@ from estimator.likelihood import (
     AncestryStatistics,
     ancestry_statistics,
     frequency_statistics,
-    hessian_stride,
+    hessian_share,
 )
 from estimator.relaxation import fix_ancestry
 from estimator.tiling import pad_ancestry, tile_variants
@@ -247,7 +247,7 @@ def _relax_shard(
         jax.device_put(q),
         tiles,
         tile=shard.tile,
-        stride=hessian_stride(task.n_variants),
+        of_four=hessian_share(task.n_variants),
     )
     models = models_of_people(q, found, _held(task, len(q)))
     stepped = step_people(models)
