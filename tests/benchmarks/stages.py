@@ -50,10 +50,10 @@ def main() -> None:
     lines = [
         f"# What the stages cost, {sizes}",
         "",
-        "A further genotype is one more than the smaller cohort has: what does not grow",
-        "with the data is not in its cost.",
+        "CPU time. A further genotype is one more than the smaller cohort has: what",
+        "does not grow with the data is not in its cost.",
         "",
-        "| people | stage | wall s | CPU s | CPU ns a genotype | a further one | passes |",
+        "| people | stage | wall s | CPU s | ns a genotype | a further one | passes |",
         "|---|---|---|---|---|---|---|",
     ]
     before: dict[str, tuple[float, int]] = {}
