@@ -22,6 +22,8 @@ MAX_NEWTON_STEPS = 5
 MAX_REDUCTIONS = 3
 # A Newton step that gains less than this share of the first one's gain is the last.
 SMALL_GAIN = 0.1
+# A step cut down to the radius is as long as that but for rounding, and not beyond it.
+_BEYOND = 1 + 1e-6
 
 
 class Expansion(NamedTuple):
@@ -130,7 +132,8 @@ def choose_basis(
         gain = found.value - here.value
         basis, here = tried, found
         first_gain = first_gain or gain
-        if gain <= SMALL_GAIN * first_gain or _length(basis - np.eye(k)) > radius:
+        too_far = _length(basis - np.eye(k)) > _BEYOND * radius
+        if gain <= SMALL_GAIN * first_gain or too_far:
             break
     return basis
 
