@@ -17,7 +17,7 @@ import dask.array as da
 import numpy as np
 import numpy.typing as npt
 
-from estimator import packing
+from estimator import counting, packing
 from estimator.packing import DOSAGE_UNITS, VARIANTS_PER_BYTE, Encoding
 from pipeline import call_codes, decode
 from pipeline.diploid import pack_diploid
@@ -302,8 +302,8 @@ def _count_tile(calls: npt.NDArray[Any], counts: Integers) -> Integers:
         elements = pack_diploid(calls)
     if elements is None:
         return _count_codes(call_codes.codes_of(calls), counts)
-    counts[:, : len(GENOTYPES)] += packing.count_genotypes(elements)
-    return packing.count_called_columns(elements)
+    counts[:, : len(GENOTYPES)] += counting.count_genotypes(elements)
+    return counting.count_called_columns(elements)
 
 
 def _count_codes(codes: packing.Codes, counts: Integers) -> Integers:

@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from estimator.counting import count_called, count_genotypes
 from estimator.packing import (
     GENOTYPES,
     VARIANTS_PER_BYTE,
     Codes,
     Encoding,
     PackedArray,
-    count_called,
-    count_genotypes,
     encoding_of,
     pack_codes,
     packed_width,

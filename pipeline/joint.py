@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from estimator import joint, training
 from estimator.config import AncestryEstimatorConfig
-from estimator.packing import count_called
+from estimator.counting import count_called
 from estimator.projection import project_ancestry
 from estimator.tiling import tile_shape
 from pipeline import checkpoint, stream

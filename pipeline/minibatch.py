@@ -14,8 +14,9 @@ import numpy.typing as npt
 from estimator import training
 from estimator.acceleration import Point
 from estimator.config import AncestryEstimatorConfig
+from estimator.counting import count_called
 from estimator.likelihood import FrequencyTiles
-from estimator.packing import PackedArray, all_missing, count_called
+from estimator.packing import PackedArray, all_missing
 from estimator.tiling import (
     TileShape,
     pad_ancestry,

@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from estimator import training
 from estimator.config import AncestryEstimatorConfig
-from estimator.packing import PackedArray, all_missing, count_called, packed_width
+from estimator.counting import count_called
+from estimator.packing import PackedArray, all_missing, packed_width
 from estimator.projection import Projection, project_ancestry
 from estimator.relaxation import fix_ancestry
 from estimator.tiling import pad_shard

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from estimator.packing import count_called
+from estimator.counting import count_called
 from pipeline import plan, schema
 from pipeline.location import Location
 from pipeline.plan import Rows

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from estimator import centred, likelihood, packing, quadratic, tiling
+from estimator import centred, counting, likelihood, packing, quadratic, tiling
 from estimator.packing import CALLS, DOSAGES, GENOTYPES, AlleleCounts
 from tests import oracle
 
@@ -210,11 +210,11 @@ def test_unpack_alleles__undoes_packing(encoding):
 
 @each_encoding
 def test_count_called__counts_calls_of_one_allele_and_of_two(encoding):
-    called = packing.count_called(packed(encoding))
+    called = counting.count_called(packed(encoding))
     expected = np.count_nonzero(counts(encoding).observed, axis=1)
     np.testing.assert_array_equal(called, expected)
     padded = tiling.pad_shard(packed(encoding), TILE)
-    assert packing.count_called(padded).sum() == expected.sum()
+    assert counting.count_called(padded).sum() == expected.sum()
 
 
 @each_encoding

@@ -7,12 +7,13 @@ import pytest
 
 from estimator import joint, training
 from estimator.config import AncestryEstimatorConfig
+from estimator.counting import count_called
 from estimator.likelihood import (
     ancestry_statistics,
     frequency_statistics,
     likelihood_slopes,
 )
-from estimator.packing import count_called, pack_genotypes
+from estimator.packing import pack_genotypes
 from estimator.tiling import TileShape, pad_shard, tile_variants
 from tests import oracle
 

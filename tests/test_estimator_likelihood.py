@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from estimator import centred, likelihood, packing, quadratic, tiling
+from estimator import centred, counting, likelihood, packing, quadratic, tiling
 from estimator.config import MIN_FREQUENCY
 from tests import oracle
 
@@ -205,7 +205,7 @@ def test_pad__fills_to_whole_tiles():
     padded = tiling.pad_shard(packed, SMALL)
     assert padded.shape == (24, 16)
     np.testing.assert_array_equal(padded[:19, :14], packed)
-    assert packing.count_called(padded).sum() == cohort().n_observed
+    assert counting.count_called(padded).sum() == cohort().n_observed
     np.testing.assert_allclose(tiling.pad_ancestry(cohort().ancestry, 24)[19:], 1 / 3)
     np.testing.assert_array_equal(tiling.pad_shard(padded, SMALL), padded)
 

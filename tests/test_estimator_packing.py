@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from estimator import packing
+from estimator import counting, packing
 
 SHAPES = st.tuples(st.integers(0, 5), st.integers(0, 19))
 
@@ -33,16 +33,16 @@ def test_pack__fills_the_last_byte_with_missing(genotypes):
 
 @given(int8_arrays(-1, 2))
 def test_count_called__leaves_missing_and_filling_out(genotypes):
-    called = packing.count_called(packing.pack_genotypes(genotypes))
+    called = counting.count_called(packing.pack_genotypes(genotypes))
     np.testing.assert_array_equal(called, (genotypes >= 0).sum(axis=1))
-    columns = packing.count_called_columns(packing.pack_genotypes(genotypes).T)
+    columns = counting.count_called_columns(packing.pack_genotypes(genotypes).T)
     np.testing.assert_array_equal(columns, called)
 
 
 @pytest.mark.parametrize("shape", [(0, 5), (3, 0), (3, 19), (300, 9), (4_100, 130)])
 def test_count_genotypes__counts_each_of_every_variant(shape):
     genotypes = np.random.default_rng(1).integers(-1, 3, shape).astype(np.int8)
-    found = packing.count_genotypes(packing.pack_genotypes(genotypes).T)
+    found = counting.count_genotypes(packing.pack_genotypes(genotypes).T)
     expected = np.stack([(genotypes == g).sum(axis=0) for g in range(3)], axis=1)
     np.testing.assert_array_equal(found[: shape[1]], expected)
     assert not found[shape[1] :].any()

@@ -6,8 +6,9 @@ import pytest
 
 from estimator import training
 from estimator.config import AncestryEstimatorConfig
+from estimator.counting import count_called
 from estimator.metrics import rmse
-from estimator.packing import count_called, pack_genotypes
+from estimator.packing import pack_genotypes
 from estimator.prior import distil_from_prior
 from estimator.tiling import TileShape, pad_shard, tile_variants
 from tests import oracle

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from estimator import encoder, model, packing, tiling, training
+from estimator import counting, encoder, model, packing, tiling, training
 from estimator.config import AncestryEstimatorConfig
 from tests import oracle
 
@@ -45,7 +45,7 @@ def tiled(rows, fill=0.0):
 def minibatch():
     """Return the whole cohort as one slice, padding included."""
     packed = tiling.pad_shard(packing.pack_genotypes(cohort().genotypes), TILE)
-    n_called = jnp.asarray(packing.count_called(packed), jnp.float32)
+    n_called = jnp.asarray(counting.count_called(packed), jnp.float32)
     fixed = fitted_projector()
     features = training.encoder_features(
         jnp.asarray(packed),

@@ -5,7 +5,8 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 
-from estimator.packing import CALLS, count_called, unpack_alleles, unpack_genotypes
+from estimator.counting import count_called
+from estimator.packing import CALLS, unpack_alleles, unpack_genotypes
 from pipeline import calls, decode, plan, prepare, schema
 from pipeline.config import QCConfig
 from pipeline.errors import InputError
