@@ -32,7 +32,7 @@ from estimator.tiling import TileShape
 # itself that its length beside that of the step before tells: four times their ratio
 # times its length, squared, is at most the same. From an encoder's answer it leaves a
 # three-hundredth of a standard error, and a thirteenth in one person of 2,500. To ask
-# for half of that costs 15 % of the tiles a third pass, and leaves hardly less.
+# for half of that costs 15 % of the tiles a third pass, and leaves two thirds of it.
 TOLERANCE = 0.02
 # Change of an entry of Q at which it is no use to go back further.
 _SMALLEST = 5e-5

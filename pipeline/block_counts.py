@@ -24,7 +24,7 @@ _CHUNK_VARIANTS = 2**16
 def lay_out_counts(store: Store, blocks: Sequence[Rows]) -> None:
     """Make room for the counts of each block, in a store of calls at two bits."""
     assert store.dtype("call_genotype_packed") == GENOTYPES.dtype, "at two bits a call"
-    spec = schema.block_counts(max(map(len, blocks), default=0))
+    spec = schema.block_counts(max(map(len, blocks)))
     n_variants = store.attrs["n_variants"]
     shape = (len(blocks), n_variants, len(calls.GENOTYPES))
     chunks = (1, _CHUNK_VARIANTS, len(calls.GENOTYPES))

@@ -1,9 +1,11 @@
 """The step of the basis: derivatives by differences, and what it must leave alone."""
 
+import itertools
+
 import numpy as np
 import pytest
 
-from estimator import basis
+from estimator import basis, basis_choice
 from estimator.basis import Models, change_of_ancestry, change_of_frequencies
 from estimator.basis_choice import choose_basis
 from estimator.config import MIN_FREQUENCY
@@ -165,6 +167,25 @@ def value_in(chosen, of_people, of_variants):
         basis.surface(of_people, change_of_ancestry(chosen), simplex=True).value
         + basis.surface(of_variants, change_of_frequencies(chosen), simplex=False).value
     )
+
+
+def test_choose_basis__does_not_depend_on_the_last_bit_of_a_length(monkeypatch):
+    of_people, of_variants = people(), variants()
+    whole = {
+        "weights": (1, 1),
+        "gradient": everything(of_people, of_variants),
+        "radius": 0.4,
+    }
+    expected = choose_basis(of_people, of_variants, **whole)
+    length, calls = basis_choice._length, itertools.count()
+
+    def rounded(step):
+        # A step cut down to the radius comes out longer than it.
+        return length(step) * (1 + 1e-14 * next(calls))
+
+    monkeypatch.setattr(basis_choice, "_length", rounded)
+    found = choose_basis(of_people, of_variants, **whole)
+    np.testing.assert_allclose(found, expected, atol=1e-9)
 
 
 def test_choose_basis__gains_on_the_models():

@@ -1,5 +1,6 @@
 """Values, gradients and Hessians of the tiled kernels, in every way of cutting."""
 
+import dataclasses
 import functools
 
 import jax
@@ -87,6 +88,21 @@ def test_frequency_statistics__equal_the_oracle(tile):
     hessian = oracle.frequency_hessian(*inputs(data))[:, rows, columns].T
     assert_close(statistics.gradient, oracle.frequency_gradient(*inputs(data)))
     assert_close(statistics.hessian, hessian)
+
+
+@pytest.mark.parametrize(("of_four", "counted"), [(2, [0, 2]), (1, [0]), (0, [])])
+def test_ancestry_statistics__hessian_of_some_of_four_neighbours(of_four, counted):
+    shard = arguments(cohort(), SMALL)
+    every = likelihood.ancestry_statistics(*shard, tile=SMALL)
+    found = likelihood.ancestry_statistics(*shard, tile=SMALL, of_four=of_four)
+    genotypes = cohort().genotypes.copy()
+    genotypes[:, ~np.isin(np.arange(genotypes.shape[1]) % 4, counted)] = -1
+    part = dataclasses.replace(cohort(), genotypes=genotypes)
+    expected = likelihood.ancestry_statistics(*arguments(part, SMALL), tile=SMALL)
+    weight = 4 / max(of_four, 1)
+    np.testing.assert_allclose(found.hessian, weight * expected.hessian, rtol=1e-5)
+    np.testing.assert_array_equal(found.gradient, every.gradient)
+    np.testing.assert_array_equal(found.log_likelihood, every.log_likelihood)
 
 
 def test_statistics__missing_contributes_nothing():

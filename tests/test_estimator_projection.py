@@ -121,7 +121,7 @@ def test_project__a_person_without_calls_keeps_the_start():
     assert found.log_likelihood[MISSING_PERSON] == 0
 
 
-@pytest.mark.parametrize("start", [None, 0, 2])
+@pytest.mark.parametrize("start", [None, 0, 2, "near"])
 @pytest.mark.parametrize("n_variants", [30_000, 70_000])
 def test_project__reaches_the_optimum_with_kept_hessians(n_variants, start):
     assert hessian_share(n_variants) < 4
@@ -129,8 +129,16 @@ def test_project__reaches_the_optimum_with_kept_hessians(n_variants, start):
     data = oracle.simulate(n_people, n_variants, 3, seed=4, missing_rate=0.05)
     packed = jnp.asarray(tiling.pad_shard(packing.pack_genotypes(data.genotypes), tile))
     p = tiling.tile_variants(data.frequencies.astype(np.float32), tile.width)
-    row = np.full(3, 1 / 3) if start is None else np.eye(3)[start]
-    initial = jnp.asarray(np.tile(row.astype(np.float32), (n_people, 1)))
+    if start == "near":
+        # As far from the truth as an encoder's answers.
+        noise = np.random.default_rng(1).normal(0, 0.01, data.ancestry.shape)
+        rows = np.clip(data.ancestry + noise, 0, None)
+        rows /= rows.sum(axis=1, keepdims=True)
+    else:
+        rows = np.tile(
+            np.full(3, 1 / 3) if start is None else np.eye(3)[start], (n_people, 1)
+        )
+    initial = jnp.asarray(rows.astype(np.float32))
     found = projection.project_ancestry(packed, initial, p, refine=20, tile=tile)
     best = initial
     for _ in range(15):
@@ -138,7 +146,7 @@ def test_project__reaches_the_optimum_with_kept_hessians(n_variants, start):
         best = newton_ancestry(best, exact.gradient, exact.hessian)
     short = np.asarray(exact.log_likelihood - found.log_likelihood)
     # From starts as far off as these, what is left is not always told in advance.
-    assert short.max() < 2 * projection.TOLERANCE
+    assert short.max() < projection.TOLERANCE * (0.5 if start == "near" else 2)
     assert np.median(short) < 1e-3
     assert np.abs(np.asarray(found.ancestry - best)).max() < 1e-3
 
