@@ -193,12 +193,13 @@ class NeuralFit:
         )
         upcoming = [*following, *[None] * len(step)]
         workers = self.cluster.spread(len(step))
-        gradients = [
-            self.cluster.submit(
+        placed = zip(step, upcoming, workers, strict=False)
+        gradients = {
+            range(i, i + 1): self.cluster.submit(
                 joint.slice_gradient, part, ahead, version, n_padded, worker=worker
             )
-            for part, ahead, worker in zip(step, upcoming, workers, strict=False)
-        ]
+            for i, (part, ahead, worker) in enumerate(placed)
+        }
         total = self.cluster.add(add_gradients, gradients)
         # A worker holds each gradient of P for as long as anybody refers to it.
         gradients.clear()

@@ -1,13 +1,14 @@
 """Rounds over the shards of a prepared store: what each does, and how sums are added.
 
-A round evaluates one point. Each shard's task reads the point's files, takes a Newton
-step for the Q of its people and sums the statistics of P at it; the sums are added in a
-fixed tree. The steps for P and of the basis follow (`steps`), for which the models of a
-shard's people stay where they were made: a few floats a person, instead of a pass.
+A round evaluates one point. A task goes through a batch of neighbouring shards: it
+reads the point's files, takes a Newton step for the Q of their people and sums the
+statistics of P at it; the sums are added in a fixed tree. The steps for P and of the
+basis follow (`steps`), for which the models of the people stay where they were made: a
+few floats a person, instead of a pass.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ from estimator.likelihood import (
     hessian_share,
 )
 from estimator.relaxation import fix_ancestry
-from estimator.tiling import pad_ancestry, tile_variants
+from estimator.tiling import pad_ancestry, tile_shape, tile_variants
 from pipeline import checkpoint, plan, steps
 from pipeline.config import FitConfig
 from pipeline.location import Location
@@ -32,11 +33,34 @@ from pipeline.plan import Rows
 from pipeline.prepared import Prepared
 from pipeline.steps import FloatArray, Share, Sums
 from pipeline.stream import Shard, ShardKey, load_shard
+from pipeline.sum_tree import add_up, subtrees
 from pipeline.tasks import Cluster, Future
+
+# Shards that a task goes through, at most: a task costs its worker and the driver some
+# milliseconds, and is done over where its worker is lost.
+BATCH_SHARDS = 8
+
+
+class RelaxedPeople(NamedTuple):
+    """What a round finds of the people of a shard.
+
+    Attributes
+    ----------
+    ancestry
+        Their Q after their step.
+    models
+        Their models, padded.
+    share
+        What they tell of the basis.
+    """
+
+    ancestry: FloatArray
+    models: Models
+    share: Share
 
 
 class Relaxed(NamedTuple):
-    """What a shard returns.
+    """What a batch returns.
 
     Attributes
     ----------
@@ -44,16 +68,16 @@ class Relaxed(NamedTuple):
         What is added over the shards.
     ancestry
         Q of its people after their step.
-    people
-        Their models, padded.
-    share
-        What they tell of the basis.
+    models
+        Their models, padded, by shard.
+    shares
+        What they tell of the basis, by shard.
     """
 
     sums: Sums
     ancestry: FloatArray
-    people: Models
-    share: Share
+    models: list[Models]
+    shares: list[Share]
 
 
 @dataclass(frozen=True)
@@ -68,12 +92,34 @@ class ShardTask:
     fixed: npt.NDArray[np.int16] | None = None
 
 
-class Assignment(NamedTuple):
-    """A shard's worker, and the shard that this worker will turn to next."""
+@dataclass(frozen=True)
+class Batch:
+    """Neighbouring shards that one task goes through: a subtree of their sums.
 
-    task: ShardTask
+    Attributes
+    ----------
+    run
+        Which of all shards.
+    shards
+        The shards.
+    upcoming
+        The shard that this worker will turn to next.
+    """
+
+    run: range
+    shards: list[ShardTask]
     upcoming: ShardKey | None
-    worker: str | None
+
+    @property
+    def n_people(self) -> list[int]:
+        """People in the fit of each shard."""
+        return [len(shard.fit_rows) for shard in self.shards]
+
+    def load(self) -> Iterator[tuple[ShardTask, Shard]]:
+        """Read one shard after the other, and each while the one before is in use."""
+        following = [*(shard.key for shard in self.shards[1:]), self.upcoming]
+        for task, ahead in zip(self.shards, following, strict=True):
+            yield task, load_shard(task.key, task.cache_bytes, ahead)
 
 
 def shard_tasks(prepared: Prepared, config: FitConfig, stamp: str) -> list[ShardTask]:
@@ -112,16 +158,6 @@ def hold_fixed(ancestry: jax.Array, task: ShardTask) -> jax.Array:
     return ancestry if task.fixed is None else fix_ancestry(ancestry, task.fixed)
 
 
-@dataclass(frozen=True)
-class _Submitted:
-    """What the shards return, as tasks under way, in the order of the shards."""
-
-    sums: list[Future]
-    ancestry: list[Future]
-    people: list[Future]
-    shares: list[Future]
-
-
 def evaluate(
     cluster: Cluster,
     tasks: list[ShardTask],
@@ -147,11 +183,11 @@ def evaluate(
     frequencies = checkpoint.frequencies_path(folder, name)
     counts = (len(point.ancestry), point.frequencies.shape[1])
     submit = cluster.submit
-    placed = list(assign(tasks, cluster))
-    shards = _relax_shards(cluster, placed, folder, name, point)
-    total = cluster.add(steps.add_sums, shards.sums)
+    placed = assign(tasks, cluster)
+    batches = _relax_batches(cluster, placed, folder, name, point)
+    total = cluster.add(steps.add_sums, batches.sums)
     # A worker holds a sum for as long as anybody refers to it.
-    shards.sums.clear()
+    batches.sums.clear()
     log_likelihood = submit(_log_likelihood_of, total)
     parts = steps.spread_parts(cluster, counts[1])
     told = [
@@ -162,18 +198,18 @@ def evaluate(
     ]
     shares = [share for _, share in told]
     samples = checkpoint.samples_path(folder, round_number)
-    told_all = (shards.shares, shares, counts, radius, samples)
+    told_all = (batches.shares, shares, counts, radius, samples)
     basis = submit(steps.find_basis, *told_all, worker=cluster.last)
     people = [
-        submit(steps.move_people, each, len(task.fit_rows), basis, worker=worker)
-        for each, (task, _, worker) in zip(shards.people, placed, strict=True)
+        submit(steps.move_people, models, batch.n_people, basis, worker=worker)
+        for models, (batch, worker) in zip(batches.models, placed, strict=True)
     ]
     variants = [
         submit(steps.move_variants, total, frequencies, part, basis, worker=worker)
         for part, worker in parts
     ]
     # While the basis is chosen there is time to fetch what is there already.
-    relaxed = _gather(cluster, shards.ancestry, [stepped for stepped, _ in told])
+    relaxed = _gather(cluster, batches.ancestry, [stepped for stepped, _ in told])
     mapped = _gather(cluster, people, variants)
     value = cluster.result(log_likelihood)
     return Evaluation(round_number, point, mapped, relaxed, value)
@@ -185,19 +221,34 @@ def _gather(cluster: Cluster, people: list[Future], variants: list[Future]) -> P
     return Point(np.concatenate(ancestry), np.concatenate(frequencies, axis=1))
 
 
-def assign(tasks: list[ShardTask], cluster: Cluster) -> Iterator[Assignment]:
-    """Worker of each shard, and the shard that it will turn to next."""
+def assign(tasks: list[ShardTask], cluster: Cluster) -> list[tuple[Batch, str | None]]:
+    """Cut the shards into batches, in order, and choose a worker for each."""
     workers = cluster.spread(len(tasks))
+    batches: list[tuple[Batch, str | None]] = []
     for worker, group in itertools.groupby(range(len(tasks)), workers.__getitem__):
         shards = list(group)
-        for shard, following in zip(shards, [*shards[1:], shards[0]], strict=True):
-            upcoming = None if following == shard else tasks[following].key
-            yield Assignment(tasks[shard], upcoming, worker)
+        run = range(shards[0], shards[-1] + 1)
+        runs = subtrees(range(len(tasks)), run, BATCH_SHARDS)
+        for chosen, following in zip(runs, [*runs[1:], runs[0]], strict=True):
+            upcoming = None if len(run) == 1 else tasks[following.start].key
+            batch = Batch(chosen, tasks[chosen.start : chosen.stop], upcoming)
+            batches.append((batch, worker))
+    return batches
 
 
-def _relax_shards(
+@dataclass(frozen=True)
+class _Submitted:
+    """What the batches return, as tasks under way, in the order of the shards."""
+
+    sums: dict[range, Future]
+    ancestry: list[Future]
+    models: list[Future]
+    shares: list[Future]
+
+
+def _relax_batches(
     cluster: Cluster,
-    placed: list[Assignment],
+    placed: list[tuple[Batch, str | None]],
     folder: Location,
     name: str,
     point: Point,
@@ -209,19 +260,19 @@ def _relax_shards(
     # Workers begin before the rest of the round is submitted.
     wholes = [
         cluster.submit(
-            _relax_shard, task, ahead, ancestry, frequencies, stride, worker=worker
+            _relax_batch, batch, ancestry, frequencies, stride, worker=worker
         )
-        for task, ahead, worker in placed
+        for batch, worker in placed
     ]
-    submitted = _Submitted([], [], [], [])
-    while wholes:
+    submitted = _Submitted({}, [], [], [])
+    for batch, _ in placed:
         # A worker holds the whole for as long as anybody refers to it.
         whole = wholes.pop(0)
-        sums, stepped, people, share = cluster.parts(whole, len(Relaxed._fields))
-        submitted.sums.append(sums)
+        sums, stepped, models, shares = cluster.parts(whole, len(Relaxed._fields))
+        submitted.sums[batch.run] = sums
         submitted.ancestry.append(stepped)
-        submitted.people.append(people)
-        submitted.shares.append(share)
+        submitted.models.append(models)
+        submitted.shares.append(shares)
     return submitted
 
 
@@ -229,19 +280,39 @@ def _log_likelihood_of(sums: Sums) -> float:
     return sums.log_likelihood
 
 
-def _relax_shard(
-    task: ShardTask,
-    upcoming: ShardKey | None,
-    ancestry: Location,
-    frequencies: Location,
-    stride: int,
+def _relax_batch(
+    batch: Batch, ancestry: Location, frequencies: Location, stride: int
 ) -> Relaxed:
-    """One round's work on a shard; every so many people choose the basis."""
-    shard = load_shard(task.key, task.cache_bytes, upcoming)
-    rows = np.arange(task.fit_rows.start, task.fit_rows.stop)
-    q = pad_ancestry(checkpoint.load_rows(ancestry, rows), shard.packed.shape[0])
-    p = checkpoint.load_array(frequencies)
-    tiles = tile_variants(p, shard.tile.width)
+    """One round's work on a batch; every so many people choose the basis."""
+    tiles = tile_variants(checkpoint.load_array(frequencies), tile_shape().width)
+    people: list[RelaxedPeople] = []
+
+    def relax(task: ShardTask, shard: Shard) -> Sums:
+        rows = np.arange(task.fit_rows.start, task.fit_rows.stop)
+        q = pad_ancestry(checkpoint.load_rows(ancestry, rows), shard.packed.shape[0])
+        sums, relaxed = _relax_shard(task, shard, q, tiles, stride)
+        people.append(relaxed)
+        return sums
+
+    sums = sum_over(batch, relax)
+    stepped, models, shares = zip(*people, strict=True)
+    return Relaxed(sums, np.concatenate(stepped), list(models), list(shares))
+
+
+def sum_over(batch: Batch, sums_of: Callable[[ShardTask, Shard], Sums]) -> Sums:
+    """Add what a function returns for each shard of a batch, in turn."""
+    shards = batch.load()
+
+    def sums_of_leaf(run: range) -> Sums | None:
+        return sums_of(*next(shards)) if len(run) == 1 else None
+
+    return add_up(batch.run, sums_of_leaf, steps.add_sums)
+
+
+def _relax_shard(
+    task: ShardTask, shard: Shard, q: FloatArray, tiles: jax.Array, stride: int
+) -> tuple[Sums, RelaxedPeople]:
+    """One round's work on a shard, at the Q of its people, padded, and the tiled P."""
     found = ancestry_statistics(
         shard.packed,
         jax.device_put(q),
@@ -255,9 +326,8 @@ def _relax_shard(
     share = steps.share_of(models, stepped, chosen, simplex=True)
     log_likelihood = float(np.asarray(found.log_likelihood).sum())
     sums = frequency_sums(shard, jax.device_put(stepped.T), tiles, log_likelihood)
-    return Relaxed(
-        sums, np.ascontiguousarray(stepped.T[: shard.n_people]), models, share
-    )
+    moved = np.ascontiguousarray(stepped.T[: shard.n_people])
+    return sums, RelaxedPeople(moved, models, share)
 
 
 def models_of_people(

@@ -22,9 +22,9 @@ from pipeline.errors import InputError
 from pipeline.location import Location
 from pipeline.prepared import Prepared, open_store
 from pipeline.progress import track
-from pipeline.rounds import ShardTask
+from pipeline.rounds import Batch, ShardTask
 from pipeline.steps import FloatArray, Sums
-from pipeline.stream import ShardKey, load_shard, read_rows
+from pipeline.stream import Shard, read_rows
 from pipeline.tasks import Cluster, Future
 
 # Newton steps for the Q of everybody, given P of the start's variants, from 1/K.
@@ -76,14 +76,13 @@ def starting_point(
         no_ancestry = np.empty((0, config.n_populations), np.float32)
         checkpoint.save_point(folder, name, Point(no_ancestry, pooled))
         path = checkpoint.frequencies_path(folder, name)
-        sums: list[Future] = []
+        sums: dict[range, Future] = {}
         people: list[Future] = []
-        for shard, ahead, worker in rounds.assign(tasks, cluster):
-            arguments = (shard, ahead, start, path)
-            whole = cluster.submit(_extend_shard, *arguments, worker=worker)
-            of_shard, stepped = cluster.parts(whole, 2)
-            sums.append(of_shard)
+        for batch, worker in rounds.assign(tasks, cluster):
+            whole = cluster.submit(_extend_batch, batch, start, path, worker=worker)
+            sums[batch.run], stepped = cluster.parts(whole, 2)
             people.append(stepped)
+        del whole
         total = cluster.add(steps.add_sums, sums)
         sums.clear()
         frequencies = steps.step_variants(cluster, total, path, prepared.n_variants)
@@ -139,27 +138,37 @@ def _sample_start(task: _StartTask) -> _SampleStart:
     return _SampleStart(frequencies, columns.step)
 
 
-def _extend_shard(
-    task: ShardTask,
-    upcoming: ShardKey | None,
-    start: _SampleStart,
-    frequencies: Location,
+def _extend_batch(
+    batch: Batch, start: _SampleStart, frequencies: Location
 ) -> tuple[Sums, FloatArray]:
-    """Statistics of all of P, and Q of a shard's people from the sample's P."""
-    shard = load_shard(task.key, task.cache_bytes, upcoming)
+    """Statistics of all of P, and Q of a batch's people from the sample's P."""
+    width = tile_shape().width
+    sampled = tile_variants(start.frequencies, width)
+    tiles = tile_variants(checkpoint.load_array(frequencies), width)
+    people: list[FloatArray] = []
+
+    def extend(task: ShardTask, shard: Shard) -> Sums:
+        q = _step_sampled(task, shard, sampled, start.byte_stride)
+        ancestry = rounds.hold_fixed(jax.device_put(q), task)
+        people.append(np.asarray(ancestry)[: shard.n_people])
+        return rounds.frequency_sums(shard, ancestry, tiles, 0.0)
+
+    sums = rounds.sum_over(batch, extend)
+    return sums, np.concatenate(people)
+
+
+def _step_sampled(
+    task: ShardTask, shard: Shard, tiles: jax.Array, byte_stride: int
+) -> FloatArray:
+    """Q of a shard's people, padded, given the tiled P of the sample."""
     n_bytes = -(-task.n_variants // VARIANTS_PER_BYTE)
     # On a CPU the array is a view of the shard, of which only the sample is copied.
-    sampled = np.asarray(shard.packed)[:, : n_bytes : start.byte_stride]
+    sampled = np.asarray(shard.packed)[:, :n_bytes:byte_stride]
     packed = jax.device_put(pad_shard(sampled, shard.tile))
-    tiles = tile_variants(start.frequencies, shard.tile.width)
-    k = start.frequencies.shape[0]
+    k = tiles.shape[2]
     q = np.full((packed.shape[0], k), 1 / k, np.float32)
     free = np.zeros(len(q), bool)
     for _ in range(EXTENSION_STEPS):
         found = ancestry_statistics(packed, jax.device_put(q), tiles, tile=shard.tile)
         q = rounds.step_people(rounds.models_of_people(q, found, free)).T
-    del packed
-    p = tile_variants(checkpoint.load_array(frequencies), shard.tile.width)
-    ancestry = rounds.hold_fixed(jax.device_put(q), task)
-    sums = rounds.frequency_sums(shard, ancestry, p, 0.0)
-    return sums, np.asarray(ancestry)[: shard.n_people]
+    return q

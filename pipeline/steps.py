@@ -5,6 +5,7 @@ first steps P as it is and tells where the basis is pulled (`estimator.basis`); 
 task has chosen the basis from all that was told, people and variants are stepped in it.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -149,10 +150,14 @@ def move_variants(
     return np.asarray(stepped)[:, :n_variants]
 
 
-def move_people(people: Models, n_people: int, basis: Matrix) -> FloatArray:
-    """Step the Q of some people, padded, in another basis."""
-    stepped = step_in_basis(people, change_of_ancestry(basis), simplex=True)
-    return np.ascontiguousarray(np.asarray(stepped)[:, :n_people].T)
+def move_people(people: list[Models], n_people: list[int], basis: Matrix) -> FloatArray:
+    """Step the Q of the people of some shards, padded, in another basis."""
+    change = change_of_ancestry(basis)
+    stepped = [
+        np.asarray(step_in_basis(of_shard, change, simplex=True))[:, :n]
+        for of_shard, n in zip(people, n_people, strict=True)
+    ]
+    return np.ascontiguousarray(np.concatenate(stepped, axis=1).T)
 
 
 def _models(sums: Sums, frequencies: Location, part: Part) -> tuple[Models, int]:
@@ -179,7 +184,7 @@ def _tile_padding(tiles: FloatArray, n_tiles: int) -> list[tuple[int, int]]:
 
 
 def find_basis(
-    people: list[Share],
+    people: list[list[Share]],
     variants: list[Share],
     counts: tuple[int, int],
     radius: float,
@@ -189,8 +194,9 @@ def find_basis(
 
     The samples are written to a file, for `estimate_error` once the fit has ended.
     """
-    samples = [_together(shares) for shares in (people, variants)]
-    pulls = [share.pull for share in (*people, *variants)]
+    of_people = list(itertools.chain(*people))
+    samples = [_together(shares) for shares in (of_people, variants)]
+    pulls = [share.pull for share in (*of_people, *variants)]
     checkpoint.save_samples(path, *samples)
     return choose_basis(
         *samples,

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from pipeline import patience, provenance, workers
+from pipeline import patience, provenance, sum_tree, workers
 from pipeline.errors import ClusterError
 from pipeline.patience import Patience
 from pipeline.workers import WorkerReport
@@ -119,16 +119,26 @@ class Cluster:
         # Before other tasks and their sums, or a worker would hold the whole.
         return [self.submit(_part_of, whole, i, priority=2) for i in range(n_parts)]
 
-    def add(self, function: Callable[[T, T], T], parts: list[Future]) -> Future:
-        """Add neighbours until one sum is left: a tree that their number fixes."""
-        while len(parts) > 1:
-            pairs = [
-                # Before other tasks, or a worker would hold all of its own parts.
-                self.submit(function, *parts[i : i + 2], priority=1)
-                for i in range(0, len(parts) - 1, 2)
-            ]
-            parts = [*pairs, *parts[len(pairs) * 2 :]]
-        return parts[0]
+    def add(
+        self, function: Callable[[T, T], T], sums: Mapping[range, Future]
+    ) -> Future:
+        """Add what neighbours come to, in the tree that the number of leaves fixes.
+
+        Parameters
+        ----------
+        function
+            Adds two of them.
+        sums
+            Those that are there, by the leaves that they are of: subtrees, all of them
+            together the tree.
+        """
+
+        def add(left: Future, right: Future) -> Future:
+            # Before other tasks, or a worker would hold all of its own sums.
+            return self.submit(function, left, right, priority=1)
+
+        tree = range(max(leaves.stop for leaves in sums))
+        return sum_tree.add_up(tree, sums.get, add)
 
     def result(self, future: Future) -> Any:
         """Result of a task, waited for as long as some worker is at work.

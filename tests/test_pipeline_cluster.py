@@ -156,7 +156,10 @@ def test_add__adds_neighbours_before_it_goes_on(pair):
         distributed.get_worker().log_event("order", (left[0], right[0]))
         return left + right
 
-    parts = [pair.submit(_number, value, worker=where) for value in range(8)]
+    parts = {
+        range(value, value + 1): pair.submit(_number, value, worker=where)
+        for value in range(8)
+    }
     total = pair.add(note, parts)
     assert pair.result(total) == list(range(8))
     events = [event for _, event in pair.client.get_events("order")]

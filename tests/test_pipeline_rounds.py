@@ -10,8 +10,11 @@ import pytest
 from estimator.acceleration import Point
 from estimator.basis import Models
 from estimator.tiling import tile_variants, untile_variants
-from pipeline import checkpoint, steps
+from pipeline import checkpoint, rounds, steps
+from pipeline.plan import Rows
+from pipeline.rounds import ShardTask
 from pipeline.steps import Share, Sums
+from pipeline.stream import ShardKey
 
 K, N_VARIANTS = 2, 5_000
 
@@ -125,7 +128,7 @@ def test_find_basis__weighs_samples_by_what_they_stand_for(tmp_path: Path):
     people, variants = share(40, q), share(60, p)
     # A pull of zero everywhere is a maximum, however large the cohort.
     file = tmp_path / "models.npz"
-    chosen = steps.find_basis([people], [variants], (4_000, 6_000), 0.4, file)
+    chosen = steps.find_basis([[people]], [variants], (4_000, 6_000), 0.4, file)
     np.testing.assert_allclose(chosen, np.eye(K), atol=1e-9)
     # They are kept for the error of the populations.
     for kept, share_ in zip(
@@ -133,3 +136,40 @@ def test_find_basis__weighs_samples_by_what_they_stand_for(tmp_path: Path):
     ):
         for one, other in zip(kept, share_.sample, strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+class _Spread:
+    """Workers as `Cluster.spread` names them."""
+
+    def __init__(self, workers: list[str]) -> None:
+        self.workers = workers
+
+    def spread(self, n_tasks: int) -> list[str]:
+        n = len(self.workers)
+        return [self.workers[i * n // n_tasks] for i in range(n_tasks)]
+
+
+def _shards(folder: Path, n: int) -> list[ShardTask]:
+    rows = [Rows(10 * i, 10 * (i + 1)) for i in range(n)]
+    return [ShardTask(ShardKey(folder, "", each), each, 100, 0) for each in rows]
+
+
+@pytest.mark.parametrize("workers", ["a", "ab", "abc"])
+def test_assign__gives_each_worker_its_neighbours_and_what_comes_next(
+    tmp_path: Path, workers: str
+):
+    shards = _shards(tmp_path, 25)
+    cluster: Any = _Spread(list(workers))
+    placed = rounds.assign(shards, cluster)
+    assert [shard for batch, _ in placed for shard in batch.shards] == shards
+    assert max(len(batch.shards) for batch, _ in placed) == rounds.BATCH_SHARDS
+    for worker in workers:
+        own = [batch for batch, name in placed if name == worker]
+        following = [batch.shards[0].key for batch in [*own[1:], own[0]]]
+        assert [batch.upcoming for batch in own] == following
+
+
+def test_assign__reads_nothing_ahead_of_the_only_shard(tmp_path: Path):
+    cluster: Any = _Spread(["a"])
+    ((batch, _),) = rounds.assign(_shards(tmp_path, 1), cluster)
+    assert batch.upcoming is None

@@ -1,0 +1,67 @@
+"""The tree in which sums over the shards are added, whoever adds which of them.
+
+Neighbours are added until one sum is left, so the number of leaves alone fixes the
+order, and with it every bit of the total. A run of neighbours that is a subtree is
+added by one task, the rest by tasks that take two sums each.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def _halves(tree: range) -> tuple[range, range]:
+    """The subtrees that a tree's last addition takes; the first is a full one."""
+    half = 1 << (len(tree) - 1).bit_length() - 1
+    return tree[:half], tree[half:]
+
+
+def subtrees(tree: range, run: range, most: int) -> list[range]:
+    """Cut a run of a tree's leaves into its largest subtrees.
+
+    Parameters
+    ----------
+    tree
+        All of the leaves.
+    run
+        Neighbours among them.
+    most
+        Leaves of a subtree, at most.
+
+    >>> subtrees(range(10), range(5, 10), 4)
+    [range(5, 6), range(6, 8), range(8, 10)]
+    """
+    if tree.stop <= run.start or run.stop <= tree.start:
+        return []
+    inside = run.start <= tree.start and tree.stop <= run.stop
+    if inside and len(tree) <= most:
+        return [tree]
+    return [part for half in _halves(tree) for part in subtrees(half, run, most)]
+
+
+def add_up(
+    tree: range, sum_of: Callable[[range], T | None], add: Callable[[T, T], T]
+) -> T:
+    """Sum of a tree.
+
+    Parameters
+    ----------
+    tree
+        The leaves.
+    sum_of
+        Sum of a subtree that need not be added up, such as a leaf; None of any other.
+        Called from the first leaf to the last, so that few sums wait at a time: one for
+        each level of the tree.
+    add
+        Adds the sums of two neighbours.
+
+    >>> leaves = {range(i, i + 1): str(i) for i in range(5)}
+    >>> add_up(range(5), leaves.get, "({}+{})".format)
+    '(((0+1)+(2+3))+4)'
+    """
+    found = sum_of(tree)
+    if found is not None:
+        return found
+    first, second = (add_up(half, sum_of, add) for half in _halves(tree))
+    return add(first, second)
