@@ -18,6 +18,8 @@ fit that has reached the maximum stays there; the rest is taken from a sample, w
 decides only how fast it is reached (`basis_choice`).
 """
 
+import functools
+import operator
 from functools import partial
 from typing import NamedTuple
 
@@ -28,7 +30,7 @@ import numpy.typing as npt
 from jaxtyping import Array, Bool, Float32, Float64
 
 from estimator.config import MIN_FREQUENCY
-from estimator.quadratic import RIDGE, solve_quadratic, symmetric_from_pairs
+from estimator.quadratic import RIDGE, multiply, solve_quadratic, symmetric_from_pairs
 from estimator.tiling import ChunkSize
 
 Matrix = npt.NDArray[np.float64]
@@ -114,11 +116,15 @@ def _optimum(models: Models, change: Change, simplex: bool) -> _Optimum:
 
     def slope(values: Array) -> Array:
         moved = _product(change.to_old, values) - models.position
-        old = models.gradient - jnp.sum(hessian * moved[None], axis=1)
+        old = models.gradient - multiply(hessian, moved)
         return _product(change.to_old.T, old)
 
-    turned = jnp.einsum("ak,abn->kbn", change.to_old, hessian, precision=_HIGHEST)
-    changed = jnp.einsum("kbn,bl->kln", turned, change.to_old, precision=_HIGHEST)
+    to_old = jnp.asarray(change.to_old)
+    turned = jnp.einsum("ak,abn->kbn", to_old, hessian, precision=_HIGHEST)
+    # H is symmetric, so that rows of its first half product are as good as columns;
+    # elementwise, because a matrix product over the middle axis would be transposed.
+    columns = (turned[:, b, None] * row[None, :, None] for b, row in enumerate(to_old))
+    changed = functools.reduce(operator.add, columns)
     lower, upper = (0.0, 1.0) if simplex else (MIN_FREQUENCY, 1.0 - MIN_FREQUENCY)
     room = lower - start, upper - start
     step = solve_quadratic(slope(start), changed, *room, sum_is_fixed=simplex)
@@ -181,7 +187,7 @@ def pull(models: Models, values: Values, *, simplex: bool) -> Float64[Array, "k 
         Whether values are ancestry, and not frequencies.
     """
     moved = values - models.position
-    slope = models.gradient - jnp.sum(_hessian_of(models) * moved[None], axis=1)
+    slope = models.gradient - multiply(_hessian_of(models), moved)
     held, values = jnp.asarray(models.held), jnp.asarray(values)
     multiplier = _bound(values, jnp.asarray(slope), held, simplex).multiplier
     gradient = multiplier @ values.astype(jnp.float64).T
@@ -200,26 +206,26 @@ def _times(left: Array, right: Array) -> Array:
 
 
 def _inverse(matrix: Array) -> Array:
-    """Inverse of symmetric positive definite matrices, by Gauss and Jordan.
+    """Inverse of symmetric positive definite matrices, by Gauss and Jordan in place.
 
-    A loop, where `eliminate` is unrolled: it is slower and compiled sooner.
+    A loop, where `eliminate` is unrolled: it is compiled sooner.
     """
-    k = matrix.shape[0]
+    index = jnp.arange(matrix.shape[0])
 
     def pivot(i: Array, rows: Array) -> Array:
         row, column = (
             jax.lax.dynamic_index_in_dim(rows, i, axis, keepdims=False)
             for axis in (0, 1)
         )
-        scaled = row / jax.lax.dynamic_index_in_dim(column, i, 0)
-        others = rows - column[:, None] * scaled[None]
+        # Column i has become that of the unit matrix, and gives its place to the
+        # inverse's.
+        here = (index == i)[:, None]
+        diagonal = jax.lax.dynamic_index_in_dim(column, i, 0)
+        scaled = jnp.where(here, 1.0, row) / diagonal
+        others = jnp.where(here[None], 0.0, rows) - column[:, None] * scaled[None]
         return jax.lax.dynamic_update_index_in_dim(others, scaled, i, 0)
 
-    identity = jnp.broadcast_to(
-        jnp.eye(k, dtype=matrix.dtype)[:, :, None], matrix.shape
-    )
-    both = jnp.concatenate([matrix, identity], axis=1)
-    return jax.lax.fori_loop(0, k, pivot, both)[:, k:]
+    return jax.lax.fori_loop(0, len(index), pivot, matrix)
 
 
 def _inverse_on(hessian: Array, free: Array, simplex: bool) -> Array:
@@ -284,7 +290,7 @@ def _surface_of_chunk(
     values, slope, h = _optimum(models, change, simplex)
     moved = (_product(change.to_old, values) - models.position).astype(jnp.float64)
     old = _hessian_of(models).astype(jnp.float64)
-    bent = jnp.sum(old * moved[None], axis=1)
+    bent = multiply(old, moved)
     rise = jnp.asarray(models.gradient).astype(jnp.float64)
     value = jnp.sum(jnp.where(counted[None], moved * (rise - 0.5 * bent), 0.0))
 

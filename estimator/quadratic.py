@@ -7,6 +7,8 @@ few factorisations and leaves exact zeros. Problems run along the last axis, so 
 every operation is elementwise over them.
 """
 
+import functools
+import operator
 from functools import partial
 from typing import NamedTuple
 
@@ -53,24 +55,40 @@ def symmetric_from_pairs(
     return pairs[position]
 
 
+def multiply(
+    matrix: Float[Array, "k k problems"],
+    vector: Float[Array | np.ndarray, "k problems"],
+) -> Float[Array, "k problems"]:
+    """Products of as many matrices and vectors."""
+    # Unrolled, because XLA does not vectorise sums over an axis before the last.
+    columns = (matrix[:, i] * vector[i][None] for i in range(len(vector)))
+    return functools.reduce(operator.add, columns)
+
+
 def eliminate(
     matrix: Float[Array, "k k problems"], right: Float[Array, "k r problems"]
 ) -> Float[Array, "k r problems"]:
-    """Solve symmetric positive definite systems by Gaussian elimination."""
-    n = matrix.shape[0]
-    remaining = jnp.concatenate([matrix, right], axis=1)
-    rows = []
-    # Unrolled over the pivots, so that each step works on what is left alone.
-    for _ in range(n):
-        scaled = remaining[0, 1:] / remaining[0, 0][None]
-        rows.append(scaled)
-        remaining = remaining[1:, 1:] - remaining[1:, :1] * scaled[None]
-    solution = jnp.zeros((0, *right.shape[1:]), right.dtype)
-    for row in reversed(rows):
-        known = solution.shape[0]
-        entry = row[known:] - jnp.sum(row[:known, None] * solution, axis=0)
-        solution = jnp.concatenate([entry[None], solution])
-    return solution
+    """Solve symmetric positive definite systems by Gauss-Jordan elimination."""
+    index = jnp.arange(matrix.shape[0])
+
+    def pivot(i: Array, both: tuple[Array, Array]) -> tuple[Array, Array]:
+        column = jax.lax.dynamic_index_in_dim(both[0], i, 1, keepdims=False)
+        diagonal = jax.lax.dynamic_index_in_dim(column, i, 0)
+        here = (index == i)[:, None]
+        # Row i is divided by the pivot, and multiples of it are taken from the others.
+        # Written as one product, which XLA computes in place: updating a row is slower.
+        multiple = jnp.where(here, -1.0, column) / diagonal
+
+        def reduce(rows: Array) -> Array:
+            row = jax.lax.dynamic_index_in_dim(rows, i, 0)
+            others = jnp.where(here[:, None], 0.0, rows)
+            return others - multiple[:, None] * row
+
+        return reduce(both[0]), reduce(both[1])
+
+    # A loop is compiled sooner than unrolled pivots, and no slower for all it does to
+    # columns that are done with.
+    return jax.lax.fori_loop(0, len(index), pivot, (matrix, right))[1]
 
 
 def _newton_direction(
@@ -170,7 +188,7 @@ def _solve_chunk(
     tolerance = MULTIPLIER_TOLERANCE * jnp.max(jnp.abs(gradient), axis=0)
 
     def iterate(state: _State) -> _State:
-        residual = gradient - jnp.sum(hessian * state.step[None], axis=1)
+        residual = gradient - multiply(hessian, state.step)
         direction, multiplier = _newton_direction(
             residual, hessian, state.free, sum_is_fixed
         )
@@ -188,7 +206,7 @@ def _solve_chunk(
         moved = jnp.where(hits, at_bound, jnp.clip(moved, lower, upper))
 
         # After a full step: does a variable at a bound want to come back inside?
-        residual = gradient - jnp.sum(hessian * moved[None], axis=1)
+        residual = gradient - multiply(hessian, moved)
         pull = residual - multiplier[None]
         inward = jnp.where(moved <= lower, pull, jnp.where(moved >= upper, -pull, 0.0))
         inward = jnp.where(state.free, 0.0, inward)

@@ -45,7 +45,13 @@ from estimator.likelihood import (
     tile_derivatives,
 )
 from estimator.packing import VARIANTS_PER_BYTE, packed_width
-from estimator.quadratic import RIDGE, eliminate, pair_indices, symmetric_from_pairs
+from estimator.quadratic import (
+    RIDGE,
+    eliminate,
+    multiply,
+    pair_indices,
+    symmetric_from_pairs,
+)
 from estimator.tiling import TileShape
 
 # No quantity in [0, 1] has a larger one: that of a person whom the data tell nothing.
@@ -284,7 +290,7 @@ def standard_errors(
         middle = full if middle is None else middle
         q = ancestry.T
         turned = _product(jnp.asarray(error.basis).reshape(k * k, k), q)
-        shared = jnp.sum(turned.reshape(k, k, -1) * q[None], axis=1)
+        shared = multiply(turned.reshape(k, k, -1), q)
 
     def variance(population: Array) -> Array:
         own = jnp.arange(k) == population
@@ -292,7 +298,7 @@ def standard_errors(
         informed = jnp.sum(jnp.where(own[:, None], direction, 0.0), axis=0)
         estimated = informed
         if middle is not None:
-            spread = jnp.sum(middle * direction[None], axis=1)
+            spread = multiply(middle, direction)
             estimated = jnp.sum(direction * spread, axis=0)
         estimated += jnp.sum(jnp.where(own[:, None], shared, 0.0), axis=0)
         is_free = jnp.any(free & own[:, None], axis=0)
