@@ -35,6 +35,13 @@ def _damage(chunk: Path) -> None:
     chunk.write_bytes(b"damaged")
 
 
+def _flip(chunk: Path) -> None:
+    """Flip a bit where the genotypes are, which no decompressor minds by itself."""
+    content = bytearray(chunk.read_bytes())
+    content[len(content) // 2] ^= 1
+    chunk.write_bytes(content)
+
+
 def _lose(chunk: Path) -> None:
     chunk.unlink()
 
@@ -72,7 +79,11 @@ def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Prepared:
 
 @pytest.mark.parametrize(
     ("spoil", "reason"),
-    [(_damage, r"cannot be decoded \(.+\); restore"), (_lose, "is absent; copy")],
+    [
+        (_damage, r"cannot be decoded \(.+\); restore"),
+        (_flip, r"cannot be decoded \(.+\); restore"),
+        (_lose, "is absent; copy"),
+    ],
 )
 @pytest.mark.parametrize("work", [_fit, _train, _apply])
 def test_prepared__a_spoiled_chunk_is_named(
