@@ -17,11 +17,12 @@ where people have none of some population, noise takes half of them below zero, 
 rises when the populations move apart until they are inside. The bias is that of fits to
 quadratic models of people and variants drawn about a truth, which is the fit with the
 bias found so far undone, but for zeros, and with what is below one standard error at
-zero too.
+zero too. A fit to such a draw tells in turn how much that estimate lacks.
 
 References
 ----------
 Efron and Tibshirani (1993), An Introduction to the Bootstrap. Parametric bootstrap.
+Hall and Martin (1988), Biometrika 75:661-671. The bootstrap, iterated.
 Benaych-Georges and Nadakuditi (2012), Journal of Multivariate Analysis 111:120-135.
 The same factor, for singular vectors.
 """
@@ -31,7 +32,14 @@ import numpy.typing as npt
 import scipy.linalg
 
 from estimator.acceleration import MAX_RADIUS
-from estimator.basis import Matrix, Models
+from estimator.basis import (
+    Change,
+    Matrix,
+    Models,
+    change_of_ancestry,
+    change_of_frequencies,
+    step_in_basis,
+)
 from estimator.basis_choice import BasisObjective, choose_basis, row_directions
 from estimator.config import MIN_FREQUENCY
 from estimator.quadratic import RIDGE, pair_indices
@@ -82,15 +90,13 @@ def population_error(
     """
     k = len(information)
     if k == 1:
-        return PopulationError(
-            np.zeros((1, 1), np.float32), np.zeros((1, 1, 1), np.float32)
-        )
+        return PopulationError(*(np.zeros((1,) * n, np.float32) for n in (2, 3, 2)))
     noise = _frequency_noise(people, information, n_called)
     covariance = _basis_covariance(people, variants, weights)
-    bias = _basis_bias(people, variants, weights, seed)
+    bias = _basis_bias(people, variants, weights, np.random.default_rng(seed))
     squares = np.einsum("akck->kac", covariance)
     squares += np.einsum("ak,ck->kac", bias, bias)
-    return PopulationError(noise.astype(np.float32), squares.astype(np.float32))
+    return PopulationError(*(x.astype(np.float32) for x in (noise, squares, bias)))
 
 
 def _frequency_noise(people: Models, information: Matrix, n_called: float) -> Matrix:
@@ -145,26 +151,83 @@ def _error_along(
 
 
 def _basis_bias(
-    people: Models, variants: Models, weights: tuple[float, float], seed: int
+    people: Models,
+    variants: Models,
+    weights: tuple[float, float],
+    rng: np.random.Generator,
 ) -> Matrix:
-    """Mean of A - 1 when the populations that are there are the unit matrix."""
-    rng = np.random.default_rng(seed)
-    k = len(people.position)
-    errors = _errors(people, k)
-    roots = [_root(models, k) for models in (people, variants)]
-    bias, found = np.zeros((k, k)), []
-    for _ in range(DRAWS):
-        truth = _undo(people, variants, bias, errors)
-        drawn = [
+    """Mean of A - 1 when the populations that are there are the unit matrix.
+
+    The fit that is drawn about is not the truth, and what is found from it too small:
+    by about as much as what is found from a fit to a draw is smaller than that.
+    """
+    draws = _Draws(people, variants, weights)
+    found = draws.find_bias(rng)
+    again = _Draws(*draws.fit(found, rng), weights).find_bias(rng)
+    return _drawn_apart(2 * found - again)
+
+
+def _drawn_apart(bias: Matrix) -> Matrix:
+    """Without populations that draw together: zeros that were kept see to that."""
+    return np.where(np.diagonal(bias)[:, None] > 0, bias, 0.0)
+
+
+class _Draws:
+    """Data drawn about a fit from which its bias is taken, and the fits to them."""
+
+    def __init__(
+        self, people: Models, variants: Models, weights: tuple[float, float]
+    ) -> None:
+        self._people, self._variants, self._weights = people, variants, weights
+        self._errors = _errors(people, len(people.position))
+        self._roots = [_root(m, len(m.position)) for m in (people, variants)]
+
+    def find_bias(self, rng: np.random.Generator) -> Matrix:
+        """Bias that the fits to the draws have, where this fit has it too."""
+        unmoved = np.eye(len(self._people.position))
+        bias, found = np.zeros_like(unmoved), []
+        for _ in range(DRAWS):
+            basis = self._choose_basis(*self._draw(bias, rng))
+            bias = _drawn_apart(bias + _GAIN * (basis - unmoved - bias))
+            found.append(bias)
+        return np.mean(found[-AVERAGED:], axis=0)
+
+    def fit(self, bias: Matrix, rng: np.random.Generator) -> tuple[Models, Models]:
+        """Models of a draw, about what was fitted to it."""
+        people, variants = self._draw(bias, rng)
+        basis = self._choose_basis(people, variants)
+        return (
+            _at_maximum(people, change_of_ancestry(basis), simplex=True),
+            _at_maximum(variants, change_of_frequencies(basis), simplex=False),
+        )
+
+    def _draw(self, bias: Matrix, rng: np.random.Generator) -> tuple[Models, Models]:
+        """Models of drawn data, about their truth."""
+        truth = _undo(self._people, self._variants, bias, self._errors)
+        people, variants = (
             models._replace(gradient=_draw(root, rng))
-            for models, root in zip(truth, roots, strict=True)
-        ]
-        fitted = choose_basis(*drawn, weights=weights, gradient=None, radius=MAX_RADIUS)
-        bias = bias + _GAIN * (fitted - np.eye(k) - bias)
-        # Populations that the zeros kept draw together are not what is looked for.
-        bias = np.where(np.diagonal(bias)[:, None] > 0, bias, 0.0)
-        found.append(bias)
-    return np.mean(found[-AVERAGED:], axis=0)
+            for models, root in zip(truth, self._roots, strict=True)
+        )
+        return people, variants
+
+    def _choose_basis(self, people: Models, variants: Models) -> Matrix:
+        return choose_basis(
+            people, variants, weights=self._weights, gradient=None, radius=MAX_RADIUS
+        )
+
+
+def _at_maximum(models: Models, change: Change, *, simplex: bool) -> Models:
+    """Models about their maxima in another basis, where their slope is not needed."""
+    k = len(models.position)
+    turn = np.asarray(change.to_old, float)
+    hessian = turn.T @ _full(models.hessian, k) @ turn
+    first, second = pair_indices(k)
+    return Models(
+        np.asarray(step_in_basis(models, change, simplex=simplex)),
+        np.zeros_like(models.gradient),
+        np.ascontiguousarray(hessian[:, first, second].T.astype(np.float32)),
+        models.held,
+    )
 
 
 def _undo(

@@ -56,6 +56,9 @@ from estimator.tiling import TileShape
 
 # No quantity in [0, 1] has a larger one: that of a person whom the data tell nothing.
 MAX_STANDARD_ERROR = 0.5
+# A normal deviate is within so much of zero so often.
+_NORMAL, _COVERED = 1.959964, 0.95
+_NEWTON_STEPS = 4
 
 _product = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
@@ -70,10 +73,14 @@ class PopulationError(NamedTuple):
     basis
         For each population a matrix whose quadratic form in a person's Q is the mean
         square that the error of the basis gives to that entry of it.
+    bias
+        The part of that error which is no chance: where the fitted Q is q, the true one
+        is about q + q'bias.
     """
 
     noise: Float32[Array, "k k"] | Float32[np.ndarray, "k k"]
     basis: Float32[Array, "k k k"] | Float32[np.ndarray, "k k k"]
+    bias: Float32[Array, "k k"] | Float32[np.ndarray, "k k"]
 
 
 class BlockPieces(NamedTuple):
@@ -283,7 +290,8 @@ def standard_errors(
     informative, middle = full, None
     if scatter is not None:
         middle = symmetric_from_pairs(scatter.T, k)
-    shared = jnp.zeros_like(ancestry.T)
+    shared = shift = jnp.zeros_like(ancestry.T)
+    targets = jnp.eye(k, dtype=ancestry.dtype)
     if error is not None:
         assert n_called is not None, "the noise of P is that of called genotypes"
         informative = full - jnp.asarray(error.noise)[:, :, None] * n_called[None, None]
@@ -291,16 +299,26 @@ def standard_errors(
         q = ancestry.T
         turned = _product(jnp.asarray(error.basis).reshape(k * k, k), q)
         shared = multiply(turned.reshape(k, k, -1), q)
+        bias = jnp.asarray(error.bias)
+        shift = _product(bias.T, q)
+        shared = jnp.maximum(shared - shift**2, 0.0)
+        # A bias takes no proportion beyond its bounds.
+        shift = jnp.clip(q + shift, 0.0, 1.0) - q
+        # Where it has drawn the populations apart, an error of the true Q is so much
+        # larger.
+        targets = targets + bias.T
 
     def variance(population: Array) -> Array:
-        own = jnp.arange(k) == population
-        direction = _direction(informative, free | own[:, None], own)
-        informed = jnp.sum(jnp.where(own[:, None], direction, 0.0), axis=0)
+        own, target = jnp.arange(k) == population, targets[population]
+        direction = _direction(informative, free | own[:, None], target)
+        informed = jnp.sum(target[:, None] * direction, axis=0)
         estimated = informed
         if middle is not None:
             spread = multiply(middle, direction)
             estimated = jnp.sum(direction * spread, axis=0)
-        estimated += jnp.sum(jnp.where(own[:, None], shared, 0.0), axis=0)
+        estimated = _covering_variance(
+            estimated + shared[population], shift[population]
+        )
         is_free = jnp.any(free & own[:, None], axis=0)
         step = jnp.sum(direction * score.T, axis=0)
         estimated = jnp.where(is_free, estimated, _bounded_variance(step, estimated))
@@ -313,6 +331,30 @@ def standard_errors(
     return jnp.where(alone, jnp.max(errors, axis=0)[None], errors).T
 
 
+def _covering_variance(
+    variance: Float32[Array, " people"], bias: Float32[Array, " people"]
+) -> Float32[Array, " people"]:
+    """Square of the error that covers a bias: of e in estimate +- 1.96 e.
+
+    The mean square would cover more than 95 in 100 where there is much of it, because a
+    bias goes one way.
+    """
+    deviation = jnp.sqrt(jnp.maximum(variance, jnp.finfo(jnp.float32).tiny))
+    ratio = jnp.abs(bias) / deviation
+    # From above, where Newton's method does not overshoot.
+    reach = jnp.minimum(_NORMAL * jnp.sqrt(1.0 + ratio**2), _NORMAL + ratio)
+    for _ in range(_NEWTON_STEPS):
+        covered = jax.scipy.special.ndtr(reach - ratio)
+        covered = covered - jax.scipy.special.ndtr(-reach - ratio)
+        density = _density(reach - ratio) + _density(reach + ratio)
+        reach = reach - (covered - _COVERED) / density
+    return jnp.where(bias == 0, variance, (deviation * reach / _NORMAL) ** 2)
+
+
+def _density(z: Array) -> Array:
+    return jnp.exp(-0.5 * z * z) * jnp.float32((2 * np.pi) ** -0.5)
+
+
 def _bounded_variance(
     mean: Float32[Array, " people"], variance: Float32[Array, " people"]
 ) -> Float32[Array, " people"]:
@@ -320,18 +362,18 @@ def _bounded_variance(
     deviation = jnp.sqrt(jnp.maximum(variance, jnp.finfo(jnp.float32).tiny))
     z = mean / deviation
     below = jax.scipy.special.ndtr(z)
-    density = jnp.exp(-0.5 * z * z) * jnp.float32((2 * np.pi) ** -0.5)
+    density = _density(z)
     first = density + z * below
     second = (1.0 + z * z) * below + z * density
     return variance * jnp.maximum(second - first * first, 0.0)
 
 
 def _direction(
-    hessian: Float32[Array, "k k people"], free: Array, own: Array
+    hessian: Float32[Array, "k k people"], free: Array, target: Float32[Array, " k"]
 ) -> Float32[Array, "k people"]:
-    """Row of the inverse of H within steps of the free entries that sum to zero.
+    """The inverse of H within steps of the free entries that sum to zero, times t.
 
-    With Z a basis of those steps, Z (Z'HZ)^-1 Z'. A constant added to every entry of H
+    With Z a basis of those steps, Z (Z'HZ)^-1 Z't. A constant added to every entry of H
     changes nothing there, and keeps the system that is solved well conditioned.
     """
     k = hessian.shape[0]
@@ -341,8 +383,8 @@ def _direction(
     raised = hessian + shift[None, None] + floor[None, None] * identity
     reduced = jnp.where(free[:, None] & free[None], raised, identity)
     weight = free.astype(hessian.dtype)
-    unit = jnp.broadcast_to(own.astype(hessian.dtype)[:, None], weight.shape)
-    solution = eliminate(reduced, jnp.stack([unit, weight], axis=1))
+    right = jnp.stack([target[:, None] * weight, weight], axis=1)
+    solution = eliminate(reduced, right)
     row, ones = solution[:, 0], solution[:, 1]
     total = jnp.maximum(jnp.sum(ones * weight, axis=0), jnp.finfo(jnp.float32).tiny)
     return (row - (jnp.sum(row * weight, axis=0) / total)[None] * ones) * weight

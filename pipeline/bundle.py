@@ -197,8 +197,12 @@ def model_of(arrays: Mapping[str, npt.NDArray[Any]], attrs: Mapping[str, Any]) -
         }
     )
     error = None
-    if all(name in arrays for name in _ERROR):
-        error = PopulationError(*(arrays[name] for name in _ERROR))
+    noise, basis, bias = (arrays.get(name) for name in _ERROR)
+    if noise is not None and basis is not None:
+        # Models were made without the bias apart.
+        error = PopulationError(
+            noise, basis, np.zeros_like(noise) if bias is None else bias
+        )
     return Model(frequencies, Encoder(config, weights, projector), error)
 
 

@@ -96,7 +96,10 @@ def renumber_model(path: Location, target: Location, order: Order) -> None:
     frequencies = np.ascontiguousarray(model.frequencies[order])
     error = model.error
     if error is not None:
+        pairs = np.ix_(order, order)
         error = PopulationError(
-            error.noise[np.ix_(order, order)], error.basis[np.ix_(order, order, order)]
+            error.noise[pairs],
+            error.basis[np.ix_(order, order, order)],
+            error.bias[pairs],
         )
     write_model(target, keys, Model(frequencies, encoder, error), attrs)

@@ -140,6 +140,12 @@ POPULATION_ERROR = {
         "For each population a matrix whose quadratic form in a person's Q is the mean "
         "square error of that entry of it which all people share.",
     ),
+    "population_basis_bias": ArraySpec(
+        ("populations_0", "populations_1"),
+        "float32",
+        "The part of that error which is no chance: a person's true Q is about "
+        "Q + Q times this.",
+    ),
 }
 
 ANCESTRY = {

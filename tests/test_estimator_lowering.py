@@ -237,7 +237,7 @@ CASES = {
         uncertainty.standard_errors,
         (Q, f32(N_PEOPLE, PAIRS), Q, f32(N_PEOPLE, PAIRS)),
         {
-            "error": uncertainty.PopulationError(f32(K, K), f32(K, K, K)),
+            "error": uncertainty.PopulationError(f32(K, K), f32(K, K, K), f32(K, K)),
             "n_called": f32(N_PEOPLE),
         },
     ),

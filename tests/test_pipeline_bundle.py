@@ -40,6 +40,7 @@ def _error() -> PopulationError:
     return PopulationError(
         rng.normal(size=(K, K)).astype(np.float32),
         rng.normal(size=(K, K, K)).astype(np.float32),
+        rng.normal(size=(K, K)).astype(np.float32),
     )
 
 

@@ -106,7 +106,7 @@ def test_read__notices_any_bit_that_is_flipped(tmp_path):
     for bit in range(8 * len(whole)):
         content = bytearray(whole)
         content[bit // 8] ^= 1 << bit % 8
-        chunk.write_bytes(content)
+        chunk.write_bytes(bytes(content))
         try:
             values = made.read("call_genotype_packed", slice(2, 4))
         except InputError:
