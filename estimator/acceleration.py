@@ -171,12 +171,12 @@ def propose(search: Search) -> Point:
     if len(search.history) == 1:
         return latest.mapped
     weights = _secant_weights(search.history)
-    # The combination's weights sum to one, so rows of Q keep their sums.
-    latest_weight = np.float32(1 - weights.sum())
-    combined = [latest_weight * mapped for mapped in latest.mapped]
+    combined = [mapped.copy() for mapped in latest.mapped]
     for weight, evaluation in zip(weights, search.history[:-1], strict=True):
-        for total, mapped in zip(combined, evaluation.mapped, strict=True):
-            total += np.float32(weight) * mapped
+        maps = zip(combined, evaluation.mapped, latest.mapped, strict=True)
+        for total, mapped, newest in maps:
+            # What all maps have at a bound stays there, and rows of Q keep their sums.
+            total += np.float32(weight) * (mapped - newest)
     return _constrain(Point(*combined))
 
 

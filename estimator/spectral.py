@@ -8,7 +8,7 @@ and a P in the box, with no further look at the genotypes.
 
 Least squares has several local optima. It starts from the extreme people in the space
 of components (the successive projection algorithm) and from random frequencies, and
-the closest fit is kept.
+the closest fit is kept, of those that come near it on fewer variants.
 
 References
 ----------
@@ -32,8 +32,12 @@ N_RANDOM_STARTS = 3
 MAX_ALTERNATIONS = 300
 # Root mean square change of P at which the alternations stop.
 ALTERNATION_TOLERANCE = 1e-4
-# The factorisation needs no more variants than this to find Q.
+# The factorisation needs no more variants than this to find Q, and fewer to tell which
+# of its local optima is the best.
 MAX_FACTOR_VARIANTS = 8_192
+MAX_TRIAL_VARIANTS = 2_048
+# Losses of the trial that differ by less than this may be in another order.
+TRIAL_MARGIN = 1.05
 # Keeps starting frequencies where a Newton step is well scaled.
 FREQUENCY_MARGIN = 1e-3
 
@@ -50,8 +54,12 @@ class StartingValues:
 
 @dataclass(frozen=True)
 class _LowRank:
-    left: FloatArray  # people x K
+    left: FloatArray  # K x people
     right: FloatArray  # K x variants
+
+    def every(self, stride: int) -> "_LowRank":
+        """The same at some of the variants, evenly spaced."""
+        return _LowRank(self.left, np.ascontiguousarray(self.right[:, ::stride]))
 
 
 def spectral_start(
@@ -94,15 +102,23 @@ def spectral_start(
         )
     rng = np.random.default_rng(seed)
     low_rank = _decompose(packed, frequency, n_populations, rng, tile)
-    stride = -(-len(frequency) // MAX_FACTOR_VARIANTS)
-    reduced = _LowRank(low_rank.left, low_rank.right[:, ::stride])
+    reduced = low_rank.every(-(-len(frequency) // MAX_FACTOR_VARIANTS))
+    stride = -(-reduced.right.shape[1] // MAX_TRIAL_VARIANTS)
+    trial = reduced.every(stride)
     random = rng.uniform(0.05, 0.95, (N_RANDOM_STARTS, *reduced.right.shape))
-    candidates = [_extreme_people(low_rank.left) @ reduced.right, *random]
-    fits = [_alternate(reduced, _bounded(candidate)) for candidate in candidates]
+    candidates = [_extreme_people(low_rank.left).T @ reduced.right, *random]
+    losses = [_alternate(trial, _bounded(p[:, ::stride])).loss for p in candidates]
+    best = TRIAL_MARGIN * min(losses)
+    fits = [
+        _alternate(reduced, _bounded(candidate))
+        for candidate, loss in zip(candidates, losses, strict=True)
+        if loss <= best
+    ]
     closest = min(fits, key=lambda fit: fit.loss)
     frequencies = _least_squares_frequencies(low_rank, closest.ancestry)
     return StartingValues(
-        closest.ancestry.astype(np.float32), frequencies.astype(np.float32)
+        np.ascontiguousarray(closest.ancestry.T, np.float32),
+        frequencies.astype(np.float32),
     )
 
 
@@ -131,28 +147,28 @@ def _decompose(
     projected = untile_variants(np.asarray(factor), n_variants).astype(np.float64)
     u, s, vt = np.linalg.svd(projected, full_matrices=False)
     kept = slice(0, n_populations - 1)
-    people = basis[:n_people].astype(np.float64) @ u[:, kept] * s[kept]
-    left = np.column_stack([np.ones(n_people), people])
+    people = (u[:, kept] * s[kept]).T @ basis[:n_people].astype(np.float64).T
+    left = np.vstack([np.ones(n_people), people])
     return _LowRank(left, np.vstack([frequency, vt[kept]]))
 
 
 def _extreme_people(left: FloatArray) -> FloatArray:
-    """Rows of the K people who span the largest simplex, chosen greedily."""
-    remaining = left[:, 1:] - left[:, 1:].mean(axis=0)
-    chosen = [int(np.argmax(np.sum(remaining**2, axis=1)))]
-    remaining = remaining - remaining[chosen[0]]
-    for _ in range(left.shape[1] - 1):
-        squares = np.sum(remaining**2, axis=1)
+    """Columns of the K people who span the largest simplex, chosen greedily."""
+    remaining = left[1:] - left[1:].mean(axis=1, keepdims=True)
+    chosen = [int(np.argmax(np.sum(remaining**2, axis=0)))]
+    remaining = remaining - remaining[:, chosen]
+    for _ in range(len(left) - 1):
+        squares = np.sum(remaining**2, axis=0)
         chosen.append(int(np.argmax(squares)))
         largest = squares[chosen[-1]]
-        direction = remaining[chosen[-1]] / np.sqrt(max(largest, 1e-300))
-        remaining = remaining - np.outer(remaining @ direction, direction)
-    return left[chosen]
+        direction = remaining[:, chosen[-1]] / np.sqrt(max(largest, 1e-300))
+        remaining = remaining - np.outer(direction, direction @ remaining)
+    return left[:, chosen]
 
 
 @dataclass(frozen=True)
 class _Factors:
-    ancestry: FloatArray
+    ancestry: FloatArray  # K x people
     loss: float
 
 
@@ -167,25 +183,27 @@ def _alternate(low_rank: _LowRank, frequencies: FloatArray) -> _Factors:
             break
     # |LR - QP|^2 from K x K products alone.
     loss = (
-        np.sum((low_rank.left.T @ low_rank.left) * (low_rank.right @ low_rank.right.T))
-        - 2 * np.sum((ancestry.T @ low_rank.left) * (frequencies @ low_rank.right.T))
-        + np.sum((ancestry.T @ ancestry) * (frequencies @ frequencies.T))
+        np.sum((low_rank.left @ low_rank.left.T) * (low_rank.right @ low_rank.right.T))
+        - 2 * np.sum((ancestry @ low_rank.left.T) * (frequencies @ low_rank.right.T))
+        + np.sum((ancestry @ ancestry.T) * (frequencies @ frequencies.T))
     )
     return _Factors(ancestry, float(loss))
 
 
 def _least_squares_ancestry(low_rank: _LowRank, frequencies: FloatArray) -> FloatArray:
     gram = frequencies @ frequencies.T
-    free = low_rank.left @ _solve(gram, frequencies @ low_rank.right.T).T
-    inside = np.clip(free, 0, None)
-    total = inside.sum(axis=1, keepdims=True)
-    uniform = 1 / inside.shape[1]
-    return np.where(total > 0, inside / np.where(total > 0, total, 1), uniform)
+    inside = _solve(gram, frequencies @ low_rank.right.T) @ low_rank.left
+    np.clip(inside, 0, None, out=inside)
+    total = inside.sum(axis=0)
+    empty = total == 0
+    inside /= np.where(empty, 1, total)
+    inside[:, empty] = 1 / len(inside)
+    return inside
 
 
 def _least_squares_frequencies(low_rank: _LowRank, ancestry: FloatArray) -> FloatArray:
-    gram = ancestry.T @ ancestry
-    return _bounded(_solve(gram, ancestry.T @ low_rank.left) @ low_rank.right)
+    gram = ancestry @ ancestry.T
+    return _bounded(_solve(gram, ancestry @ low_rank.left.T) @ low_rank.right)
 
 
 def _solve(gram: FloatArray, right: FloatArray) -> FloatArray:
