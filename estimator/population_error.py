@@ -49,7 +49,7 @@ Matrices = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.float32]
 
 # Draws that find the bias, and how many of the last of them are averaged.
-DRAWS = 12
+DRAWS = 9
 AVERAGED = 6
 # Share of the way to what a draw says.
 _GAIN = 0.7
