@@ -49,8 +49,8 @@ Matrices = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.float32]
 
 # Draws that find the bias, and how many of the last of them are averaged.
-DRAWS = 9
-AVERAGED = 6
+DRAWS = 12
+AVERAGED = 9
 # Share of the way to what a draw says.
 _GAIN = 0.7
 # Errors of the basis this many times their median are looked at twice, so many times.
