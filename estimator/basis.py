@@ -18,9 +18,8 @@ fit that has reached the maximum stays there; the rest is taken from a sample, w
 decides only how fast it is reached (`basis_choice`).
 """
 
-import functools
 import operator
-from functools import partial
+from functools import partial, reduce
 from typing import NamedTuple
 
 import jax
@@ -123,7 +122,7 @@ def _optimum(models: Models, change: Change, simplex: bool) -> _Optimum:
     turned = jnp.einsum("ak,abn->kbn", to_old, hessian, precision=_HIGHEST)
     # Elementwise: a matrix product over the middle axis would be transposed first.
     columns = (turned[:, b, None] * row[None, :, None] for b, row in enumerate(to_old))
-    changed = functools.reduce(operator.add, columns)
+    changed = reduce(operator.add, columns)
     lower, upper = (0.0, 1.0) if simplex else (MIN_FREQUENCY, 1.0 - MIN_FREQUENCY)
     room = lower - start, upper - start
     step = solve_quadratic(slope(start), changed, *room, sum_is_fixed=simplex)

@@ -7,9 +7,8 @@ few factorisations and leaves exact zeros. Problems run along the last axis, so 
 every operation is elementwise over them.
 """
 
-import functools
 import operator
-from functools import partial
+from functools import partial, reduce
 from typing import NamedTuple
 
 import jax
@@ -62,7 +61,7 @@ def multiply(
     """Products of as many matrices and vectors."""
     # Unrolled, because XLA does not vectorise sums over an axis before the last.
     columns = (matrix[:, i] * vector[i][None] for i in range(len(vector)))
-    return functools.reduce(operator.add, columns)
+    return reduce(operator.add, columns)
 
 
 def eliminate(
