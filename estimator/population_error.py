@@ -14,15 +14,15 @@ And Q A^-1, A P fit as well as Q, P but for the bounds (`basis`), which tell the
 with an error that moves everybody. Its covariance is the inverse of the curvature of F,
 but along axes where F is flat no further than the next bounds. It also has a bias:
 where people have none of some population, noise takes half of them below zero, and F
-rises when the populations move apart until they are inside. The bias is that of fits to
-quadratic models of people and variants drawn about a truth, which is the fit with the
-bias found so far undone, but for zeros, and with what is below one standard error at
-zero too. A fit to such a draw tells in turn how much that estimate lacks.
+rises when the populations move apart until they are inside; where populations have none
+of some allele, it is the other way about. The bias is that of fits to quadratic models
+of people and variants drawn about a truth, which is the fit with the bias found so far
+undone, but for zeros of Q, and with what is below one standard error at zero too.
 
 References
 ----------
 Efron and Tibshirani (1993), An Introduction to the Bootstrap. Parametric bootstrap.
-Hall and Martin (1988), Biometrika 75:661-671. The bootstrap, iterated.
+Balding and Nichols (1995), Genetica 96:3-12. Frequencies of populations that parted.
 Benaych-Georges and Nadakuditi (2012), Journal of Multivariate Analysis 111:120-135.
 The same factor, for singular vectors.
 """
@@ -32,14 +32,7 @@ import numpy.typing as npt
 import scipy.linalg
 
 from estimator.acceleration import MAX_RADIUS
-from estimator.basis import (
-    Change,
-    Matrix,
-    Models,
-    change_of_ancestry,
-    change_of_frequencies,
-    step_in_basis,
-)
+from estimator.basis import Matrix, Models
 from estimator.basis_choice import BasisObjective, choose_basis, row_directions
 from estimator.config import MIN_FREQUENCY
 from estimator.quadratic import RIDGE, pair_indices
@@ -48,11 +41,10 @@ from estimator.uncertainty import MAX_STANDARD_ERROR, PopulationError
 Matrices = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.float32]
 
-# Draws that find the bias, and how many of the last of them are averaged.
-DRAWS = 12
-AVERAGED = 9
-# Share of the way to what a draw says.
-_GAIN = 0.7
+# Draws that bring the bias near what the draws say, by more than the whole way because
+# what they say rises with it; and those after them, whose mean it is.
+FIRST_DRAWS, FIRST_GAIN = 6, 1.4
+DRAWS, GAIN = 16, 0.5
 # Errors of the basis this many times their median are looked at twice, so many times.
 FLAT = 3.0
 MAX_SHORTENINGS = 8
@@ -60,6 +52,8 @@ MAX_SHORTENINGS = 8
 LEAST_SHORTENING = 0.5
 # What a standard error lowers a log-likelihood by.
 HALF = 0.5
+PLOIDY = 2
+_VARIANTS_AT_ONCE = 512
 # Noise of P beyond this share of the differences is not told from them.
 MAX_NOISE = 0.5
 
@@ -93,7 +87,9 @@ def population_error(
         return PopulationError(*(np.zeros((1,) * n, np.float32) for n in (2, 3, 2)))
     noise = _frequency_noise(people, information, n_called)
     covariance = _basis_covariance(people, variants, weights)
-    bias = _basis_bias(people, variants, weights, np.random.default_rng(seed))
+    alleles = PLOIDY * n_called / (weights[1] * len(variants.held))
+    rng = np.random.default_rng(seed)
+    bias = _basis_bias(people, variants, weights, alleles, rng)
     squares = np.einsum("akck->kac", covariance)
     squares += np.einsum("ak,ck->kac", bias, bias)
     return PopulationError(*(x.astype(np.float32) for x in (noise, squares, bias)))
@@ -154,80 +150,63 @@ def _basis_bias(
     people: Models,
     variants: Models,
     weights: tuple[float, float],
+    alleles: float,
     rng: np.random.Generator,
 ) -> Matrix:
     """Mean of A - 1 when the populations that are there are the unit matrix.
 
-    The fit that is drawn about is not the truth, and what is found from it too small:
-    by about as much as what is found from a fit to a draw is smaller than that.
+    It is the bias of draws about a truth, which is the fit with that bias undone.
     """
-    draws = _Draws(people, variants, weights)
-    found = draws.find_bias(rng)
-    again = _Draws(*draws.fit(found, rng), weights).find_bias(rng)
-    return _drawn_apart(2 * found - again)
-
-
-def _drawn_apart(bias: Matrix) -> Matrix:
-    """Without populations that draw together: zeros that were kept see to that."""
-    return np.where(np.diagonal(bias)[:, None] > 0, bias, 0.0)
-
-
-class _Draws:
-    """Data drawn about a fit from which its bias is taken, and the fits to them."""
-
-    def __init__(
-        self, people: Models, variants: Models, weights: tuple[float, float]
-    ) -> None:
-        self._people, self._variants, self._weights = people, variants, weights
-        self._errors = _errors(people, len(people.position))
-        self._roots = [_root(m, len(m.position)) for m in (people, variants)]
-
-    def find_bias(self, rng: np.random.Generator) -> Matrix:
-        """Bias that the fits to the draws have, where this fit has it too."""
-        unmoved = np.eye(len(self._people.position))
-        bias, found = np.zeros_like(unmoved), []
-        for _ in range(DRAWS):
-            basis = self._choose_basis(*self._draw(bias, rng))
-            bias = _drawn_apart(bias + _GAIN * (basis - unmoved - bias))
-            found.append(bias)
-        return np.mean(found[-AVERAGED:], axis=0)
-
-    def fit(self, bias: Matrix, rng: np.random.Generator) -> tuple[Models, Models]:
-        """Models of a draw, about what was fitted to it."""
-        people, variants = self._draw(bias, rng)
-        basis = self._choose_basis(people, variants)
-        return (
-            _at_maximum(people, change_of_ancestry(basis), simplex=True),
-            _at_maximum(variants, change_of_frequencies(basis), simplex=False),
-        )
-
-    def _draw(self, bias: Matrix, rng: np.random.Generator) -> tuple[Models, Models]:
-        """Models of drawn data, about their truth."""
-        truth = _undo(self._people, self._variants, bias, self._errors)
-        people, variants = (
+    k = len(people.position)
+    variants = _with_unseen_alleles(variants, people, weights[0] * alleles)
+    errors = _errors(people, k)
+    roots = [_root(models, k) for models in (people, variants)]
+    bias, found = np.zeros((k, k)), []
+    for gain in [FIRST_GAIN] * FIRST_DRAWS + [GAIN] * DRAWS:
+        truth = _undo(people, variants, bias, errors)
+        drawn = [
             models._replace(gradient=_draw(root, rng))
-            for models, root in zip(truth, self._roots, strict=True)
-        )
-        return people, variants
+            for models, root in zip(truth, roots, strict=True)
+        ]
+        basis = choose_basis(*drawn, weights=weights, gradient=None, radius=MAX_RADIUS)
+        bias = bias + gain * (basis - np.eye(k) - bias)
+        # Or there might be no way to undo it.
+        bias *= MAX_RADIUS / max(np.abs(bias).sum(axis=1).max(), MAX_RADIUS)
+        found.append(bias)
+    return np.mean(found[FIRST_DRAWS:], axis=0)
 
-    def _choose_basis(self, people: Models, variants: Models) -> Matrix:
-        return choose_basis(
-            people, variants, weights=self._weights, gradient=None, radius=MAX_RADIUS
-        )
 
+def _with_unseen_alleles(variants: Models, people: Models, alleles: float) -> Models:
+    """Models of variants where no frequency is zero because an allele was not met with.
 
-def _at_maximum(models: Models, change: Change, *, simplex: bool) -> Models:
-    """Models about their maxima in another basis, where their slope is not needed."""
-    k = len(models.position)
-    turn = np.asarray(change.to_old, float)
-    hessian = turn.T @ _full(models.hessian, k) @ turn
-    first, second = pair_indices(k)
-    return Models(
-        np.asarray(step_in_basis(models, change, simplex=simplex)),
-        np.zeros_like(models.gradient),
-        np.ascontiguousarray(hessian[:, first, second].T.astype(np.float32)),
-        models.held,
-    )
+    The frequencies of populations that parted are about those of all of them, by as
+    much as F_ST says (Balding and Nichols 1995); their means given the alleles of each
+    population are taken. The Hessian is the one expected there, because the observed
+    one knows nothing of alleles that were not seen.
+
+    Parameters
+    ----------
+    alleles
+        Called alleles of a variant, of each of these people.
+    """
+    q = np.asarray(people.position)
+    p = np.asarray(variants.position, float)
+    n = alleles * q.sum(axis=1, dtype=float)[:, None]
+    share = n / n.sum()
+    mean = np.sum(share * p, axis=0)
+    between = np.sum(share * (p - mean) ** 2) / (1 - np.sum(share**2))
+    f_st = min(between / np.sum(mean * (1 - mean)), 1.0)
+    p = (f_st * n * p + (1 - f_st) * mean) / (f_st * n + 1 - f_st)
+    p = p.astype(np.float32)
+    first, second = pair_indices(len(q))
+    pairs = np.float32(alleles) * q[first] * q[second]
+    hessian = np.empty((len(pairs), p.shape[1]), np.float32)
+    # People by variants is more than there is room for.
+    for start in range(0, p.shape[1], _VARIANTS_AT_ONCE):
+        block = slice(start, start + _VARIANTS_AT_ONCE)
+        frequency = q.T @ p[:, block]
+        hessian[:, block] = pairs @ (1 / (frequency * (1 - frequency)))
+    return variants._replace(position=p, hessian=hessian)
 
 
 def _undo(

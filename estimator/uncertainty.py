@@ -18,7 +18,8 @@ with the others. In other samples it would leave zero where its score, negative 
 came out positive: with s the standard error that it has when it is let go together with
 those above zero, and m < 0 the Newton step that it then wants, its estimate is
 max(0, N(m, s^2)), whose standard deviation is its standard error, as a bootstrap of the
-bounded estimate would find.
+bounded estimate would find. What it leaves zero by is taken from those above zero, in
+the proportions of A, and adds to their variance.
 
 References
 ----------
@@ -59,6 +60,9 @@ MAX_STANDARD_ERROR = 0.5
 # A normal deviate is within so much of zero so often.
 _NORMAL, _COVERED = 1.959964, 0.95
 _NEWTON_STEPS = 4
+# A bias of so many deviations is on one side of nearly every estimate.
+_ONE_SIDED = 8.0
+_TINY = float(np.finfo(np.float32).tiny)
 
 _product = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
@@ -280,8 +284,7 @@ def standard_errors(
 
     Returns
     -------
-    In [0, 0.5]. Where one population has all of a person's ancestry its entry has the
-    largest standard error of the others. With one population, 0.
+    In [0, 0.5]. With one population, 0.
     """
     k = ancestry.shape[1]
     free = ancestry.T > 0
@@ -308,7 +311,7 @@ def standard_errors(
         # larger.
         targets = targets + bias.T
 
-    def variance(population: Array) -> Array:
+    def add(others: Array, population: Array) -> tuple[Array, Array]:
         own, target = jnp.arange(k) == population, targets[population]
         direction = _direction(informative, free | own[:, None], target)
         informed = jnp.sum(target[:, None] * direction, axis=0)
@@ -316,19 +319,24 @@ def standard_errors(
         if middle is not None:
             spread = multiply(middle, direction)
             estimated = jnp.sum(direction * spread, axis=0)
-        estimated = _covering_variance(
-            estimated + shared[population], shift[population]
-        )
+        whole = _covering_variance(estimated + shared[population], shift[population])
         is_free = jnp.any(free & own[:, None], axis=0)
         step = jnp.sum(direction * score.T, axis=0)
-        estimated = jnp.where(is_free, estimated, _bounded_variance(step, estimated))
+        whole = jnp.where(is_free, whole, _bounded_variance(step, whole))
         # Where the data tell nothing, the scores have nothing to scatter either.
-        return jnp.where(informed < largest, jnp.clip(estimated, 0.0, largest), largest)
+        told = informed < largest
+        whole = jnp.where(told, jnp.clip(whole, 0.0, largest), largest)
+        # What everybody shares moves them at their bounds, too.
+        leaving = jnp.where(told, _bounded_variance(step, estimated), largest)
+        leaves = ~is_free & (direction[population] > 0)
+        moved = direction / jnp.where(leaves, direction[population], 1.0)[None]
+        taken = moved**2 * leaving[None]
+        return others + jnp.where(leaves[None], taken, jnp.zeros_like(taken)), whole
 
     # One after the other: all at once would hold K matrices a person.
-    errors = jnp.sqrt(jax.lax.map(variance, jnp.arange(k)))
-    alone = free & (jnp.sum(free, axis=0) == 1)[None]
-    return jnp.where(alone, jnp.max(errors, axis=0)[None], errors).T
+    others, own = jax.lax.scan(add, jnp.zeros_like(ancestry.T), jnp.arange(k))
+    variance = own + jnp.where(free, others, jnp.zeros_like(others))
+    return jnp.sqrt(jnp.minimum(variance, largest)).T
 
 
 def _covering_variance(
@@ -339,8 +347,10 @@ def _covering_variance(
     The mean square would cover more than 95 in 100 where there is much of it, because a
     bias goes one way.
     """
-    deviation = jnp.sqrt(jnp.maximum(variance, jnp.finfo(jnp.float32).tiny))
-    ratio = jnp.abs(bias) / deviation
+    deviation = jnp.sqrt(jnp.maximum(variance, _TINY))
+    whole = jnp.abs(bias) / deviation
+    # From here on one side holds what there is to hold.
+    ratio = jnp.minimum(whole, _ONE_SIDED)
     # From above, where Newton's method does not overshoot.
     reach = jnp.minimum(_NORMAL * jnp.sqrt(1.0 + ratio**2), _NORMAL + ratio)
     for _ in range(_NEWTON_STEPS):
@@ -348,6 +358,7 @@ def _covering_variance(
         covered = covered - jax.scipy.special.ndtr(-reach - ratio)
         density = _density(reach - ratio) + _density(reach + ratio)
         reach = reach - (covered - _COVERED) / density
+    reach = reach + (whole - ratio)
     return jnp.where(bias == 0, variance, (deviation * reach / _NORMAL) ** 2)
 
 
@@ -359,7 +370,7 @@ def _bounded_variance(
     mean: Float32[Array, " people"], variance: Float32[Array, " people"]
 ) -> Float32[Array, " people"]:
     """Variance of max(0, x) for normal x."""
-    deviation = jnp.sqrt(jnp.maximum(variance, jnp.finfo(jnp.float32).tiny))
+    deviation = jnp.sqrt(jnp.maximum(variance, _TINY))
     z = mean / deviation
     below = jax.scipy.special.ndtr(z)
     density = _density(z)
@@ -379,12 +390,12 @@ def _direction(
     k = hessian.shape[0]
     identity = jnp.eye(k, dtype=hessian.dtype)[:, :, None]
     shift = jnp.mean(jnp.einsum("kkp->kp", hessian), axis=0)
-    floor = RIDGE * shift + jnp.finfo(jnp.float32).tiny ** 0.5
+    floor = RIDGE * shift + _TINY**0.5
     raised = hessian + shift[None, None] + floor[None, None] * identity
     reduced = jnp.where(free[:, None] & free[None], raised, identity)
     weight = free.astype(hessian.dtype)
     right = jnp.stack([target[:, None] * weight, weight], axis=1)
     solution = eliminate(reduced, right)
     row, ones = solution[:, 0], solution[:, 1]
-    total = jnp.maximum(jnp.sum(ones * weight, axis=0), jnp.finfo(jnp.float32).tiny)
+    total = jnp.maximum(jnp.sum(ones * weight, axis=0), _TINY)
     return (row - (jnp.sum(row * weight, axis=0) / total)[None] * ones) * weight
