@@ -22,6 +22,8 @@ _ENCODING_BUFFER_BYTES = 256 * 2**20
 # bio2zarr holds genotypes (two bytes), their mask (two) and phase (one) per call.
 _ENCODING_BYTES_PER_CALL = 5
 _CALLS_PER_CHUNK = 10_000_000
+# What takes a process about as long as it takes to start.
+_CALLS_PER_PROCESS = 10_000_000
 
 
 def chunk_sizes(n_samples: int) -> tuple[int, int]:
@@ -53,7 +55,7 @@ def encode(
     folder
         Where the store and the marks of what is done are.
     n_workers
-        Processes; 0 works in this one.
+        Most processes; 0 works in this one, as few calls do by themselves.
 
     Raises
     ------
@@ -68,9 +70,11 @@ def encode(
             _lay_out(open_source(str(source_path)), store)
         laid_out.touch()
     if (store / "wip" / "metadata.json").exists():
-        n_partitions = _writer(open_source, store).num_partitions
+        writer = _writer(open_source, store)
+        n_calls = writer.source.num_records * writer.source.num_samples
+        n_workers = min(n_workers, n_calls // _CALLS_PER_PROCESS)
         piece = functools.partial(_encode_partition, open_source, store)
-        pieces.complete(piece, n_partitions, folder / "encoded", n_workers)
+        pieces.complete(piece, writer.num_partitions, folder / "encoded", n_workers)
         _collect(_writer(open_source, store), store)
     # Left where an earlier attempt was cut short; bio2zarr makes it only once.
     shutil.rmtree(store / "region_index", ignore_errors=True)

@@ -4,6 +4,7 @@ Runs inside the workers, and on what they report. Imports neither dask nor jax, 
 it may be loaded before a worker is pinned to its device.
 """
 
+import atexit
 import gc
 import os
 import sys
@@ -144,8 +145,12 @@ def check_devices(reports: Sequence[WorkerReport]) -> None:
 
 
 def collect_seldom() -> None:
-    """Have this process look for garbage less often, before it imports the rest."""
+    """Have this process look for garbage less often, before it imports the rest.
+
+    And not at all as it ends, which would take it a second.
+    """
     gc.set_threshold(_OBJECTS_BEFORE_COLLECTION)
+    atexit.register(gc.freeze)
 
 
 def pin(report: WorkerReport) -> None:

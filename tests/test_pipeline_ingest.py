@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import sgkit
 
-from pipeline import ingest
+from pipeline import encode, ingest, pieces
 from pipeline.errors import InputError
 from tests.source_files import END_OF_BGZIP, bgzip_block, pack_bed, write_vcf
 
@@ -135,9 +135,35 @@ def test_ingest__vcf(tmp_path, capfd):
     assert captured.out + captured.err == ""
 
 
-def test_ingest__several_processes_give_the_same_genotypes(tmp_path):
-    ingest.ingest(plink_files(tmp_path), tmp_path / "toy.vcz", n_workers=1)
+@pytest.fixture
+def started(monkeypatch):
+    """Numbers of processes that were started."""
+    numbers = []
+
+    def start(n_workers):
+        numbers.append(n_workers)
+        return processes(n_workers)
+
+    processes = pieces._processes
+    monkeypatch.setattr(pieces, "_processes", start)
+    return numbers
+
+
+def test_ingest__several_processes_give_the_same_genotypes(
+    tmp_path, monkeypatch, started
+):
+    monkeypatch.setattr(encode, "_CALLS_PER_PROCESS", 1)
+    monkeypatch.setattr(encode, "chunk_sizes", lambda n_samples: (1, n_samples))
+    ingest.ingest(plink_files(tmp_path), tmp_path / "toy.vcz", n_workers=2)
     np.testing.assert_array_equal(alternate_counts(load(tmp_path / "toy.vcz")), COUNTS)
+    assert started == [2]
+
+
+def test_ingest__few_calls_start_no_process(tmp_path, monkeypatch, started):
+    monkeypatch.setattr(encode, "chunk_sizes", lambda n_samples: (1, n_samples))
+    ingest.ingest(plink_files(tmp_path), tmp_path / "toy.vcz", n_workers=2)
+    np.testing.assert_array_equal(alternate_counts(load(tmp_path / "toy.vcz")), COUNTS)
+    assert started == []
 
 
 def test_ingest__refuses_or_replaces_an_existing_store(tmp_path):
