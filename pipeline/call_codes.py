@@ -191,5 +191,21 @@ def nearest_counts(codes: Codes) -> npt.NDArray[np.int8]:
     return np.where(codes <= 2 * DOSAGE_UNITS, nearest, -1).astype(np.int8)
 
 
+def nearest_of(
+    values: npt.NDArray[Any], people: slice | npt.NDArray[np.int64]
+) -> npt.NDArray[np.int8]:
+    """`nearest_counts` of some people, of a part of call_genotype or of call_dosage."""
+    if values.dtype.kind == "f":
+        return nearest_counts(codes_of_dosages(values[:, people]))
+    pairs = allele_pairs(values)
+    nearest = np.empty((len(pairs), pairs[:0, people].shape[1]), np.int8)
+    # Chosen and looked up in cache, in place of one after the other for all.
+    for start in range(0, len(pairs), _TILE_ROWS):
+        rows = slice(start, start + _TILE_ROWS)
+        _NEAREST_OF_PAIR.take(pairs[rows, people], out=nearest[rows], mode="wrap")
+    return nearest
+
+
 _NEAREST_COUNTS = np.full(CALLS.missing + 1, -1, np.int8)
 _NEAREST_COUNTS[[0, 1, 2, SINGLE_CALL, SINGLE_CALL + 1]] = [0, 1, 2, 0, 2]
+_NEAREST_OF_PAIR = _NEAREST_COUNTS[_CODE_OF_PAIR]

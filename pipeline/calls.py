@@ -246,23 +246,9 @@ def _count_tasks(
             yield _CountTask(cohort.url, row, tuple(columns[start : start + per_task]))
 
 
-def _read_selected(
-    url: str, variants: Selection, people: Selection
-) -> npt.NDArray[Any]:
-    calls = decode.read_calls(url, _bounds(variants), _bounds(people))
-    return _select(calls, variants, people)
-
-
-def _select(
-    calls: npt.NDArray[Any], variants: Selection, people: Selection
-) -> npt.NDArray[Any]:
-    """Calls of selections, from those within their bounds."""
-    # Selecting everything would copy the chunk.
-    if not isinstance(people, slice):
-        calls = calls[:, people - people[0]]
-    if not isinstance(variants, slice):
-        calls = calls[variants - variants[0]]
-    return calls
+def _within(selection: Selection) -> Selection:
+    """What a selection is of the elements within its bounds; a slice copies nothing."""
+    return slice(None) if isinstance(selection, slice) else selection - selection[0]
 
 
 def _bounds(selection: Selection) -> slice:
@@ -282,7 +268,7 @@ def _count_part(task: _CountTask) -> _Counted:
         chunk = decode.read_calls(
             task.url, _bounds(task.variants), bounds, chunk if fits else None
         )
-        calls = _select(chunk, task.variants, people)
+        calls = chunk[:, _within(people)][_within(task.variants)]
         by_sample.append(np.zeros(calls.shape[1], dtype=np.int64))
         n_elements = max(_TILE_CALLS // max(calls.shape[1], 1) // VARIANTS_PER_BYTE, 1)
         step = n_elements * VARIANTS_PER_BYTE
@@ -335,5 +321,5 @@ def _count_dosages(codes: packing.Codes, counts: Integers) -> Integers:
 def _read_dosage(
     url: str, variants: Selection, people: Selection
 ) -> npt.NDArray[np.int8]:
-    calls = _read_selected(url, variants, people)
-    return call_codes.nearest_counts(call_codes.codes_of(calls))
+    calls = decode.read_calls(url, _bounds(variants), _bounds(people))
+    return call_codes.nearest_of(calls[_within(variants)], _within(people))

@@ -107,3 +107,20 @@ def test_find_invalid__is_the_first():
     codes = call_codes.codes_of(np.array([[[0, 1], [1, 1]], [[0, 2], [3, -1]]]))
     assert call_codes.find_invalid(codes).tolist() == [1, 0]
     assert call_codes.find_invalid(codes[:1]).size == 0
+
+
+@pytest.mark.parametrize("ploidy", [1, 2])
+@pytest.mark.parametrize("people", [slice(None), np.array([1, 4, 5])])
+def test_nearest_of__is_that_of_codes(ploidy, people):
+    rng = np.random.default_rng(2)
+    calls = rng.integers(-2, 3, (300, 9, ploidy)).astype(np.int8)
+    expected = call_codes.nearest_counts(call_codes.codes_of(calls))
+    np.testing.assert_array_equal(
+        call_codes.nearest_of(calls, people), expected[:, people]
+    )
+
+
+def test_nearest_of__of_dosages():
+    dosages = np.array([[0.2, np.nan, 1.6], [2.0, 1.0, 0.0]], np.float32)
+    found = call_codes.nearest_of(dosages, np.array([0, 2]))
+    assert found.tolist() == [[0, 2], [2, 0]]
