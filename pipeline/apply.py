@@ -5,49 +5,34 @@ likelihood while their genotypes are in memory, and whole chunks of the output a
 written in parallel. The same code serves the people of the fit and new ones.
 """
 
+import itertools
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from estimator.packing import PackedArray
-from estimator.tiling import pad_shard, tile_shape
-from estimator.uncertainty import PopulationError
-from pipeline import bundle, fit_check, plan, schema, stream
+from pipeline import bundle, fit_check, group_tasks, plan, schema
 from pipeline.config import ApplyConfig
 from pipeline.errors import InputError
 from pipeline.fit_check import GroupCheck
+from pipeline.group_tasks import ERROR, KIND, VALUES, GroupTask, Projector
 from pipeline.location import Location
-from pipeline.minibatch import DeviceModel, lay_out_model, pad_people
 from pipeline.plan import Rows
 from pipeline.prepared import Prepared, open_store
 from pipeline.progress import track
-from pipeline.projector import Projected, group_size, project
-from pipeline.references import Candidates, ReferencePlan, write_references
-from pipeline.standard_errors import ErrorPlan, group_errors, plan_errors
+from pipeline.projector import group_size
+from pipeline.references import ReferencePlan, write_references
+from pipeline.standard_errors import ErrorPlan, plan_errors
 from pipeline.store import Store, write_all
-from pipeline.stream import read_people, read_rows
 from pipeline.tasks import Cluster, Future
-from pipeline.train import Encoder
 
 logger = logging.getLogger(__name__)
 
-KIND = "ancestry"
-
-FloatArray = npt.NDArray[np.float32]
-
-_VALUES = {
-    name: schema.ANCESTRY[name]
-    for name in (
-        "sample_ancestry_proportion",
-        "sample_log_likelihood",
-        "sample_n_called",
-    )
-}
-_ERROR = "sample_ancestry_proportion_se"
+# Calls that each worker may keep of groups projected before the references are there.
+EARLY_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)
@@ -73,31 +58,6 @@ class _Figures:
     n_uncalled: int
     encoder_rmse: float
     fit_check: dict[str, Any] | None
-
-
-@dataclass(frozen=True)
-class _Projector:
-    """How Q is found, of the people of some store."""
-
-    prepared_path: Location
-    model_path: Location
-    stamp: str
-    refine: int
-
-
-@dataclass(frozen=True)
-class _GroupTask:
-    projector: _Projector
-    rows: Rows
-    fixed: npt.NDArray[np.int16] | None
-    in_fit: npt.NDArray[np.bool_]
-    errors: ErrorPlan | None
-    check: GroupCheck | None
-
-
-class _Group(NamedTuple):
-    values: dict[str, npt.NDArray[Any]]  # by the name of the array that they go to
-    squared_error: float
 
 
 def apply_model(
@@ -130,33 +90,39 @@ def apply_model(
     errors = plan_errors(config, contigs)
     stamp = str(attrs.get("stamp", ""))
     refine = config.newton_steps(bundle.fitted_by(model_path))
-    projector = _Projector(prepared.path, model_path, stamp, refine)
+    projector = Projector(prepared.path, model_path, stamp, refine)
     references = path.with_name("references.npz")
     check = fit_check.plan_check(config, prepared, model_path, references)
-    group_task = partial(_group_task, projector, prepared, errors)
+    checked = None
+    if check is not None:
+        checked = GroupCheck(references, stamp, config.fit_check_threshold)
+    group_task = partial(_group_task, projector, prepared, errors, checked)
     blocks = plan.split_rows(prepared.n_samples, prepared.sample_chunk)
+    early: dict[Rows, Future] = {}
     if check is not None and not references.exists():
         with track("choosing references for the fit check"):
-            group = _groups(blocks[0], prepared)[0]
-            _choose_references(check, prepared, projector, cluster, group_task(group))
+            chosen = _choose_references(check, prepared, projector, cluster)
+            groups = itertools.chain.from_iterable(_groups(b, prepared) for b in blocks)
+            early = _project_early(check, prepared, cluster, map(group_task, groups))
+            cluster.result(chosen)
     store = Store.resume(path, KIND)
     if store is None:
-        values = dict(_VALUES)
+        values = dict(VALUES)
         if errors is not None:
-            values[_ERROR] = schema.STANDARD_ERROR
+            values[ERROR] = schema.STANDARD_ERROR
         if check is not None:
             values |= schema.FIT_CHECK
         store = _lay_out(model_path, prepared, path, values, check)
     store.track_blocks(len(blocks))
     left = store.blocks_left()
-    if check is not None:
-        checked = GroupCheck(references, stamp, config.fit_check_threshold)
-        group_task = partial(group_task, check=checked)
     with track("applying the model", len(left)) as progress:
         futures = []
         for block in left:
             tasks = [group_task(rows) for rows in _groups(blocks[block], prepared)]
-            futures.append(_submit_block(cluster, path, block, blocks[block], tasks))
+            futures.append(
+                _submit_block(cluster, path, block, blocks[block], tasks, early)
+            )
+        early.clear()
         for _ in cluster.completed(futures):
             progress.advance()
     applied = _figures(store, prepared, config)
@@ -186,15 +152,15 @@ def apply_model(
 
 
 def _group_task(
-    projector: _Projector,
+    projector: Projector,
     prepared: Prepared,
     errors: ErrorPlan | None,
+    check: GroupCheck | None,
     rows: Rows,
-    check: GroupCheck | None = None,
-) -> _GroupTask:
+) -> GroupTask:
     fixed = None if prepared.fixed is None else prepared.fixed[rows.slice]
     in_fit = prepared.in_fit[rows.slice]
-    return _GroupTask(projector, rows, fixed, in_fit, errors, check)
+    return GroupTask(projector, rows, fixed, in_fit, errors, check)
 
 
 def _groups(block: Rows, prepared: Prepared) -> list[Rows]:
@@ -206,31 +172,47 @@ def _groups(block: Rows, prepared: Prepared) -> list[Rows]:
 
 
 def _choose_references(
-    check: ReferencePlan,
-    prepared: Prepared,
-    projector: _Projector,
-    cluster: Cluster,
-    group: _GroupTask,
-) -> None:
-    """Make the file of the references, from everybody who may be one of them.
-
-    A group, unchecked, is what a worker rehearses meanwhile.
-    """
+    check: ReferencePlan, prepared: Prepared, projector: Projector, cluster: Cluster
+) -> Future:
+    """Begin the file of the references, from everybody who may be one of them."""
     size = group_size(prepared)
+    cut = plan.split_rows(len(check.candidates), size)
     parts = []
-    for rows in plan.split_rows(len(check.candidates), size):
+    # Sent at once, before other groups: what names no worker waits at the scheduler.
+    for rows, worker in zip(cut, cluster.spread(len(cut)), strict=True):
         people = check.candidates[rows.slice]
         fixed = None if prepared.fixed is None else prepared.fixed[people]
+        asked = (projector, people, fixed, check.elements, size)
         parts.append(
-            cluster.submit(
-                _project_candidates, projector, people, fixed, check.elements, size
-            )
+            cluster.submit(group_tasks.project_candidates, *asked, worker=worker)
         )
     check.path.parent.mkdir(parents=True, exist_ok=True)
-    rehearsal = cluster.rehearse(_project_group, group)
     first = cluster.spread(1)[0]
-    cluster.result(cluster.submit(write_references, check, parts, size, worker=first))
-    del rehearsal
+    return cluster.submit(write_references, check, parts, size, worker=first)
+
+
+def _project_early(
+    check: ReferencePlan,
+    prepared: Prepared,
+    cluster: Cluster,
+    tasks: Iterator[GroupTask],
+) -> dict[Rows, Future]:
+    """Project some groups where there is no part in choosing the references.
+
+    As many as all workers but the first have room for. By their rows.
+    """
+    workers = cluster.workers[1:]
+    kept = check.elements.size * prepared.itemsize * group_size(prepared)
+    chosen = itertools.islice(tasks, len(workers) * (EARLY_BYTES // kept))
+    return {
+        task.rows: cluster.submit(
+            group_tasks.project_unchecked,
+            task,
+            worker=workers[number % len(workers)],
+            priority=-1,
+        )
+        for number, task in enumerate(chosen)
+    }
 
 
 def _lay_out(
@@ -276,98 +258,21 @@ def _lay_out(
 
 
 def _submit_block(
-    cluster: Cluster, path: Location, block: int, rows: Rows, tasks: list[_GroupTask]
+    cluster: Cluster,
+    path: Location,
+    block: int,
+    rows: Rows,
+    tasks: list[GroupTask],
+    early: dict[Rows, Future],
 ) -> Future:
-    parts = [cluster.submit(_project_group, task) for task in tasks]
-    return cluster.submit(_write_block, path, block, rows, parts)
-
-
-class _Loaded(NamedTuple):
-    encoder: Encoder
-    device: DeviceModel
-    error: PopulationError | None
-
-
-# The model that this worker used last, by path and fingerprint.
-_loaded: dict[tuple[Location, str], _Loaded] = {}
-
-
-def _load(projector: _Projector) -> _Loaded:
-    key = (projector.model_path, projector.stamp)
-    if key not in _loaded:
-        model = bundle.load_model(projector.model_path)
-        device = lay_out_model(model.frequencies, model.encoder.projector, tile_shape())
-        _loaded.clear()
-        stream.release_shards()
-        _loaded[key] = _Loaded(model.encoder, device, model.error)
-    return _loaded[key]
-
-
-def _project(
-    projector: _Projector,
-    padded: PackedArray,
-    fixed: npt.NDArray[np.int16] | None,
-) -> Projected:
-    encoder, device, _ = _load(projector)
-    return project(
-        device,
-        encoder.config,
-        encoder.weights,
-        padded,
-        refine=projector.refine,
-        fixed=fixed,
-    )
-
-
-def _project_candidates(
-    projector: _Projector,
-    people: npt.NDArray[np.int64],
-    fixed: npt.NDArray[np.int16] | None,
-    elements: npt.NDArray[np.int64],
-    n_padded: int,
-) -> Candidates:
-    packed = read_people(open_store(projector.prepared_path), people)
-    padded = pad_people(packed, n_padded, _load(projector).device.tile)
-    ancestry = _project(projector, padded, fixed).projection.ancestry
-    return Candidates(packed[:, elements.ravel()], np.array(ancestry)[: len(people)])
-
-
-def _project_group(task: _GroupTask) -> _Group:
-    _, device, error = _load(task.projector)
-    packed = read_rows(open_store(task.projector.prepared_path), task.rows)
-    projected = _project(task.projector, pad_shard(packed, device.tile), task.fixed)
-    genotypes, n_padded, encoded, (on_device, log_likelihood) = projected
-    n_called = n_padded[: len(packed)]
-    ancestry = np.array(on_device)[: len(packed)]
-    values: dict[str, npt.NDArray[Any]] = {}
-    if task.errors is not None:
-        errors = group_errors(
-            task.errors, genotypes, on_device, n_called, device, error
-        )
-        errors = errors[: len(packed)]
-        if task.fixed is not None:
-            errors[task.fixed >= 0] = 0
-        errors[n_called == 0] = np.nan
-        values[_ERROR] = errors
-    if task.check is not None:
-        checked = fit_check.check_group(
-            task.check, packed, ancestry, task.rows, task.in_fit
-        )
-        values |= zip(schema.FIT_CHECK, checked, strict=True)
-    difference = ancestry - np.asarray(encoded)[: len(packed)]
-    squared_error = float(np.sum(difference[n_called > 0] ** 2, dtype=np.float64))
-    ancestry[n_called == 0] = np.nan
-    per_person = (ancestry, np.asarray(log_likelihood)[: len(packed)], n_called)
-    values |= zip(_VALUES, per_person, strict=True)
-    return _Group(values, squared_error)
-
-
-def _write_block(path: Location, block: int, rows: Rows, parts: list[_Group]) -> None:
-    store = Store.open(path, KIND, writable=True)
-    for name in parts[0].values:
-        whole = np.concatenate([part.values[name] for part in parts])
-        store.write_rows(name, rows, whole)
-    store.mark_done(block, sum(part.squared_error for part in parts))
+    """Submit what is left to do of a block, some of whose groups are projected."""
+    parts = [
+        cluster.submit(group_tasks.check_group, task, early[task.rows])
+        if task.rows in early
+        else cluster.submit(group_tasks.project_group, task)
+        for task in tasks
+    ]
+    return cluster.submit(group_tasks.write_block, path, block, rows, parts)
 
 
 def _figures(store: Store, prepared: Prepared, config: ApplyConfig) -> _Figures:

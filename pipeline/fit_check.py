@@ -135,7 +135,6 @@ def _evenly_spaced(n: int, most: int) -> Integers:
 
 class _Loaded(NamedTuple):
     people: Integers
-    elements: Integers
     references: References
     panel: Panel
     tile: TileShape
@@ -152,15 +151,13 @@ def _load(check: GroupCheck) -> _Loaded:
         _loaded.clear()
         panel = lay_out(file.frequencies, file.residuals, tile)
         # What is on the device now is not kept here as well.
-        _loaded[check] = _Loaded(
-            file.people, file.elements, file.references, panel, tile
-        )
+        _loaded[check] = _Loaded(file.people, file.references, panel, tile)
     return _loaded[check]
 
 
 def check_group(
     check: GroupCheck,
-    packed: PackedArray,
+    calls: PackedArray,
     ancestry: FloatArray,
     rows: Rows,
     in_fit: npt.NDArray[np.bool_],
@@ -171,8 +168,9 @@ def check_group(
     ----------
     check
         Where the references are.
-    packed
-        Genotypes of the people, not padded.
+    calls
+        Genotypes of the people at the elements of one half (`choose_elements`), then of
+        the other.
     ancestry
         Their Q.
     rows
@@ -180,8 +178,8 @@ def check_group(
     in_fit
         Who of them P was estimated from.
     """
-    people, elements, references, panel, tile = _load(check)
-    sums = compare(panel, packed[:, elements.ravel()], ancestry, tile)
+    people, references, panel, tile = _load(check)
+    sums = compare(panel, calls, ancestry, tile)
     halves = residuals.correlate(sums, ancestry, in_fit, references).halves
     positions = np.arange(rows.start, rows.stop)
     place = np.searchsorted(people, positions)

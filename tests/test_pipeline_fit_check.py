@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from estimator import training
-from pipeline import apply, fit_check, projection, run
+from pipeline import apply, fit_check, group_tasks, projection, run
 from pipeline.config import ApplyConfig, FitConfig, QCConfig, RunConfig, TrainConfig
 from pipeline.labels import read_labels
 from pipeline.references import choose_references
@@ -186,25 +186,68 @@ class _KilledError(Exception):
     pass
 
 
-@pytest.mark.parametrize("name", ["write_references", "_write_block"])
+class _Pair(SerialCluster):
+    """Two workers, of which one has a part in choosing the references."""
+
+    workers = ["first", "second"]
+
+    def __init__(self) -> None:
+        self.functions: list[Any] = []
+
+    def submit(self, function: Any, *args: Any, **options: Any) -> Any:
+        self.functions.append((function, options.get("worker")))
+        return super().submit(function, *args)
+
+
+def test_apply__groups_projected_early_have_the_same_bytes(
+    cohort: str, right: Path, tmp_path: Path, monkeypatch: Any
+):
+    settings = config(3, fit_check_people=64)
+    pair, model = _Pair(), right / "model.zarr"
+    projection.project(model, cohort, tmp_path / "a.zarr", settings, SERIAL)
+    # Room for the calls of one group of 64 people, at 512 bytes each.
+    monkeypatch.setattr(apply, "EARLY_BYTES", 2**15)
+    pairs = contextlib.nullcontext(pair)
+    projection.project(model, cohort, tmp_path / "b.zarr", settings, pairs)
+    early = [w for f, w in pair.functions if f is group_tasks.project_unchecked]
+    assert set(early) == {"second"}
+    late = [f for f, _ in pair.functions if f is group_tasks.project_group]
+    assert late
+    names = ("sample_ancestry_proportion", *FIT_CHECK)
+    stores = [Store.open(tmp_path / name, "ancestry") for name in ("a.zarr", "b.zarr")]
+    for name in names:
+        first, second = (store.read(name).tobytes() for store in stores)
+        assert first == second, name
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "n_done"),
+    [(apply, "write_references", 0), (group_tasks, "write_block", 1)],
+)
 def test_apply__resumed_gives_the_same_bytes(
-    cohort: str, right: Path, tmp_path: Path, monkeypatch: Any, name: str
+    cohort: str,
+    right: Path,
+    tmp_path: Path,
+    monkeypatch: Any,
+    module: Any,
+    name: str,
+    n_done: int,
 ):
     # Fewer references than people, so that they have to be chosen.
     settings = config(3, fit_check_people=64)
     model, outputs = right / "model.zarr", [tmp_path / "a.zarr", tmp_path / "b.zarr"]
     projection.project(model, cohort, outputs[0], settings, SERIAL)
-    original, calls = getattr(apply, name), []
+    original: Any = getattr(module, name)
+    calls: list[Any] = []
 
     def die(*args: Any) -> Any:
-        calls.append(args)
-        result = original(*args) if name == "_write_block" else None
-        if len(calls) == 1 + (name == "_write_block"):
+        if len(calls) == n_done:
             raise _KilledError
-        return result
+        calls.append(args)
+        return original(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(apply, name, die)
+        patch.setattr(module, name, die)
         with pytest.raises(_KilledError):
             projection.project(model, cohort, outputs[1], settings, SERIAL)
     projection.project(model, cohort, outputs[1], settings, SERIAL, resume=True)

@@ -11,11 +11,11 @@ import pytest
 
 from estimator import training
 from pipeline import (
-    apply,
     block_counts,
     checkpoint,
     decode,
     fit_stage,
+    group_tasks,
     minibatch,
     prepare_stage,
     projection,
@@ -118,7 +118,7 @@ UNITS: dict[str, tuple[Any, str]] = {
     "counting": (block_counts, "sum_counts"),
     "fit": (checkpoint, "save_search"),
     "train": (train, "_update"),
-    "apply": (apply, "_write_block"),
+    "apply": (group_tasks, "write_block"),
 }
 ALL = {
     "prepare": N_BLOCKS,
