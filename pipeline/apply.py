@@ -31,9 +31,6 @@ from pipeline.tasks import Cluster, Future
 
 logger = logging.getLogger(__name__)
 
-# Calls that each worker may keep of groups projected before the references are there.
-EARLY_BYTES = 16 * 2**20
-
 
 @dataclass(frozen=True)
 class _Figures:
@@ -203,7 +200,7 @@ def _project_early(
     """
     workers = cluster.workers[1:]
     kept = check.elements.size * prepared.itemsize * group_size(prepared)
-    chosen = itertools.islice(tasks, len(workers) * (EARLY_BYTES // kept))
+    chosen = itertools.islice(tasks, len(workers) * (fit_check.EARLY_BYTES // kept))
     return {
         task.rows: cluster.submit(
             group_tasks.project_unchecked,

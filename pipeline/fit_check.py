@@ -45,6 +45,8 @@ MAX_VARIANTS = 16_384
 MIN_VARIANTS = 512
 # People that the references are chosen from, for each of them.
 CANDIDATES = 4
+# Calls that a worker may keep of people projected before the references are there.
+EARLY_BYTES = 16 * 2**20
 # Standard errors above 0 that a flagged person has to be: by chance, one in 2,000 is,
 # and one in 300 where there are only 64 references.
 STANDARD_ERRORS = 3.5

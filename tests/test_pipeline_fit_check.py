@@ -206,7 +206,7 @@ def test_apply__groups_projected_early_have_the_same_bytes(
     pair, model = _Pair(), right / "model.zarr"
     projection.project(model, cohort, tmp_path / "a.zarr", settings, SERIAL)
     # Room for the calls of one group of 64 people, at 512 bytes each.
-    monkeypatch.setattr(apply, "EARLY_BYTES", 2**15)
+    monkeypatch.setattr(fit_check, "EARLY_BYTES", 2**15)
     pairs = contextlib.nullcontext(pair)
     projection.project(model, cohort, tmp_path / "b.zarr", settings, pairs)
     early = [w for f, w in pair.functions if f is group_tasks.project_unchecked]
