@@ -194,8 +194,9 @@ def _with_unseen_alleles(variants: Models, people: Models, alleles: float) -> Mo
     n = alleles * q.sum(axis=1, dtype=float)[:, None]
     share = n / n.sum()
     mean = np.sum(share * p, axis=0)
-    between = np.sum(share * (p - mean) ** 2) / (1 - np.sum(share**2))
-    f_st = min(between / np.sum(mean * (1 - mean)), 1.0)
+    between = np.sum(share * (p - mean) ** 2) / max(1 - np.sum(share**2), RIDGE)
+    # Below 1, for a population without people has the mean of the others.
+    f_st = min(between / np.sum(mean * (1 - mean)), 1.0 - RIDGE)
     p = (f_st * n * p + (1 - f_st) * mean) / (f_st * n + 1 - f_st)
     p = p.astype(np.float32)
     first, second = pair_indices(len(q))

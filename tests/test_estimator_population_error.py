@@ -250,6 +250,22 @@ def test_with_unseen_alleles__are_means_of_balding_and_nichols():
     np.testing.assert_allclose(found.hessian[1], 0)
 
 
+@pytest.mark.parametrize("apart", [0.0, 1.0])
+def test_with_unseen_alleles__of_a_population_without_people(apart):
+    q = np.zeros((3, 40))
+    q[0, :20], q[1, 20:] = 1, apart
+    q[0, 20:] = 1 - apart
+    variants = np.stack([np.full(50, 0.0), np.full(50, apart), np.full(50, 0.5)])
+    variants = variants.clip(1e-5, 1 - 1e-5)
+    found = _with_unseen_alleles(
+        models_of(variants, np.eye(3)), models_of(q, np.eye(3)), 2.0
+    )
+    assert np.isfinite(found.hessian).all()
+    assert ((found.position > 0) & (found.position < 1)).all()
+    mean = 0.5 if apart else 1e-5
+    np.testing.assert_allclose(found.position[2], mean, rtol=1e-3)
+
+
 @dataclass(frozen=True)
 class Coverage:
     given: float
