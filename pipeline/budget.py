@@ -283,7 +283,10 @@ def _check_bytes(sizes: Sizes, config: RunConfig) -> int:
     pairs = 2 * 2 * FLOAT_BYTES * people * projector.GROUP_PEOPLE
     candidates = fit_check.CANDIDATES * people * packed_width(variants) * sizes.itemsize
     # As they come, together, and on the device.
-    return 4 * residuals + 8 * pairs + 3 * candidates + fit_check.EARLY_BYTES
+    making = 4 * residuals + 3 * candidates
+    # The other workers keep calls that wait for the references, and then load them.
+    waiting = 2 * residuals + fit_check.EARLY_BYTES
+    return max(making, waiting) + 8 * pairs
 
 
 def _joint_bytes(sizes: Sizes, config: RunConfig, n_workers: int) -> int:
