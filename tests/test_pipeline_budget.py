@@ -47,6 +47,11 @@ def test_plan_budget__streams_what_does_not_fit_a_worker():
     check(planned, worker_limit=limit)
 
 
+def test_check_budget__a_large_cohort_fits_small_workers():
+    limit = 700 * MIB
+    check(plan(limit=limit), worker_limit=limit, driver_limit=1024 * MIB)
+
+
 def test_plan_budget__people_do_not_change_a_worker_that_streams():
     """Four times the people: the driver grows by Q and the ids, a worker by models."""
     limit = 700 * MIB
