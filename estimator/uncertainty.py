@@ -17,9 +17,10 @@ A proportion at zero stays there under small changes of the data, so it does not
 with the others. In other samples it would leave zero where its score, negative here,
 came out positive: with s the standard error that it has when it is let go together with
 those above zero, and m < 0 the Newton step that it then wants, its estimate is
-max(0, N(m, s^2)), whose standard deviation is its standard error, as a bootstrap of the
-bounded estimate would find. What it leaves zero by is taken from those above zero, in
-the proportions of A, and adds to their variance.
+max(0, N(m, s^2)). The root mean square of that, about the zero which is the estimate,
+is its standard error; a bootstrap of the bounded estimate would have its standard
+deviation, about a mean above zero. What it leaves zero by is taken from those above
+zero, in the proportions of A, and adds to their variance.
 
 References
 ----------
@@ -322,12 +323,12 @@ def standard_errors(
         whole = _covering_variance(estimated + shared[population], shift[population])
         is_free = jnp.any(free & own[:, None], axis=0)
         step = jnp.sum(direction * score.T, axis=0)
-        whole = jnp.where(is_free, whole, _bounded_variance(step, whole))
+        whole = jnp.where(is_free, whole, _bounded_square(step, whole))
         # Where the data tell nothing, the scores have nothing to scatter either.
         told = informed < largest
         whole = jnp.where(told, jnp.clip(whole, 0.0, largest), largest)
         # What everybody shares moves them at their bounds, too.
-        leaving = jnp.where(told, _bounded_variance(step, estimated), largest)
+        leaving = jnp.where(told, _bounded_square(step, estimated), largest)
         leaves = ~is_free & (direction[population] > 0)
         moved = direction / jnp.where(leaves, direction[population], 1.0)[None]
         taken = moved**2 * leaving[None]
@@ -366,17 +367,15 @@ def _density(z: Array) -> Array:
     return jnp.exp(-0.5 * z * z) * jnp.float32((2 * np.pi) ** -0.5)
 
 
-def _bounded_variance(
+def _bounded_square(
     mean: Float32[Array, " people"], variance: Float32[Array, " people"]
 ) -> Float32[Array, " people"]:
-    """Variance of max(0, x) for normal x."""
+    """Mean square of max(0, x) for normal x."""
     deviation = jnp.sqrt(jnp.maximum(variance, _TINY))
     z = mean / deviation
     below = jax.scipy.special.ndtr(z)
     density = _density(z)
-    first = density + z * below
-    second = (1.0 + z * z) * below + z * density
-    return variance * jnp.maximum(second - first * first, 0.0)
+    return variance * jnp.maximum((1.0 + z * z) * below + z * density, 0.0)
 
 
 def _direction(
