@@ -23,7 +23,6 @@ from pipeline.location import Location, delete_tree
 from pipeline.meter import Meter
 from pipeline.neural import NeuralFit
 from pipeline.prepared import Prepared, hold_out, open_prepared, open_store
-from pipeline.standard_errors import plan_errors
 from pipeline.tasks import Cluster
 from pipeline.train import train
 from pipeline.workspace import open_store_workspace
@@ -93,7 +92,6 @@ def fit_model(
         )
     with meter.stage("train"):
         error = estimate_error(prepared, fitted, meter.cluster, seed=config.seed)
-        contigs = open_store(prepared.path).read("variant_contig_name")
         encoder = train(
             prepared,
             fitted,
@@ -102,7 +100,6 @@ def fit_model(
             rounds / "encoder",
             seed=config.seed,
             stamp=attrs["stamp"],
-            errors=plan_errors(config.apply, contigs),
         )
         known = None if error is None else meter.cluster.result(error)
         save_model(path, prepared, fitted, encoder, attrs, known)

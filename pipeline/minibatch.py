@@ -16,7 +16,7 @@ from estimator.acceleration import Point
 from estimator.config import AncestryEstimatorConfig
 from estimator.counting import count_called
 from estimator.likelihood import FrequencyTiles
-from estimator.packing import PackedArray, all_missing, packed_width
+from estimator.packing import PackedArray, all_missing
 from estimator.tiling import (
     TileShape,
     pad_ancestry,
@@ -177,21 +177,6 @@ def read_slice(
         device.features(genotypes, called),
         jax.device_put(pad_ancestry(model.ancestry(part.fit_rows), len(padded))),
     )
-
-
-def blank_people(n_people: int, itemsize: int, model: DeviceModel) -> PackedArray:
-    """People without calls, filled up to whole tiles: to compile by.
-
-    Parameters
-    ----------
-    n_people, itemsize
-        How many, and bytes of a packed element.
-    model
-        The model whose variants they have.
-    """
-    dtype = np.dtype(f"u{itemsize}")
-    shape = (n_people, packed_width(model.n_variants))
-    return pad_shard(np.full(shape, all_missing(dtype), dtype), model.tile)
 
 
 def pad_people(packed: PackedArray, n_padded: int, tile: TileShape) -> PackedArray:

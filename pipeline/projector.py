@@ -12,11 +12,12 @@ import numpy.typing as npt
 from estimator import training
 from estimator.config import AncestryEstimatorConfig
 from estimator.counting import count_called
-from estimator.packing import PackedArray
+from estimator.packing import PackedArray, all_missing, packed_width
 from estimator.projection import Projection, project_ancestry
 from estimator.relaxation import fix_ancestry
+from estimator.tiling import pad_shard
 from pipeline import plan
-from pipeline.minibatch import DeviceModel, FittedModel, blank_people
+from pipeline.minibatch import DeviceModel, FittedModel
 from pipeline.prepared import Prepared
 
 # A group of people is what one task projects.
@@ -87,6 +88,7 @@ def rehearse(
     n_people, itemsize
         People in a group, and bytes of a packed element.
     """
-    device = model.on_device()
-    padded = blank_people(n_people, itemsize, device)
+    device, dtype = model.on_device(), np.dtype(f"u{itemsize}")
+    shape = (n_people, packed_width(device.n_variants))
+    padded = pad_shard(np.full(shape, all_missing(dtype), dtype), device.tile)
     jax.block_until_ready(project(device, model.config, weights, padded, refine=1))

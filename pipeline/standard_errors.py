@@ -19,7 +19,7 @@ from estimator.uncertainty import (
     standard_errors,
 )
 from pipeline.config import JACKKNIFE, NO_ERRORS, ApplyConfig
-from pipeline.minibatch import DeviceModel, FittedModel, blank_people
+from pipeline.minibatch import DeviceModel
 from pipeline.variant_blocks import plan_variant_blocks
 
 FloatArray = npt.NDArray[np.float32]
@@ -86,23 +86,3 @@ def group_errors(
     statistics = ancestry_statistics(*arguments, tile=model.tile)
     hessian, gradient = statistics.hessian, statistics.gradient
     return np.array(of_populations(ancestry, hessian, gradient))
-
-
-def rehearse(plan: ErrorPlan, model: FittedModel, n_people: int, itemsize: int) -> None:
-    """Compile what `group_errors` does for a group.
-
-    Parameters
-    ----------
-    plan
-        How.
-    model
-        The fitted model.
-    n_people, itemsize
-        People in a group, and bytes of a packed element.
-    """
-    device, k = model.on_device(), model.config.n_populations
-    padded = jax.device_put(blank_people(n_people, itemsize, device))
-    even = jax.device_put(np.full((len(padded), k), 1 / k, np.float32))
-    nothing = (np.zeros((k,) * n, np.float32) for n in (2, 3, 2))
-    n_called = np.zeros(n_people, np.int64)
-    group_errors(plan, padded, even, n_called, device, PopulationError(*nothing))

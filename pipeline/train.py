@@ -16,14 +16,13 @@ import numpy as np
 
 from estimator import training
 from estimator.config import AncestryEstimatorConfig
-from pipeline import checkpoint, minibatch, plan, projector, standard_errors, stream
+from pipeline import checkpoint, minibatch, plan, projector, stream
 from pipeline.config import TrainConfig
 from pipeline.fit import FitResult
 from pipeline.location import Location
 from pipeline.minibatch import FittedModel, Slice
 from pipeline.prepared import Prepared
 from pipeline.progress import track
-from pipeline.standard_errors import ErrorPlan
 from pipeline.tasks import Cluster, Future
 
 MAX_DISTILLATION_PEOPLE = 65_536
@@ -73,7 +72,6 @@ def train(
     *,
     seed: int,
     stamp: str,
-    errors: ErrorPlan | None = None,
 ) -> Encoder:
     """Train an encoder for a fitted model.
 
@@ -93,9 +91,6 @@ def train(
         Of the weights and the shuffles.
     stamp
         Fingerprint of the run.
-    errors
-        Standard errors that the model will be applied with, for a worker to compile
-        while it has nothing to do.
     """
     encoder_config = AncestryEstimatorConfig(
         n_snps=prepared.n_variants,
@@ -126,10 +121,6 @@ def train(
             # There is time for what comes after the training, too.
             group = (projector.group_size(prepared), prepared.itemsize)
             rehearsal.append(cluster.rehearse(projector.rehearse, model, blank, *group))
-            if errors is not None:
-                rehearsal.append(
-                    cluster.rehearse(standard_errors.rehearse, errors, model, *group)
-                )
             state = cluster.result(cluster.submit(_start, weights, schedule))
             del rehearsal
         progress = _Progress(0, state)
