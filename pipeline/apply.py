@@ -179,7 +179,7 @@ def _choose_references(
     for rows, worker in zip(cut, cluster.spread(len(cut)), strict=True):
         people = check.candidates[rows.slice]
         fixed = None if prepared.fixed is None else prepared.fixed[people]
-        asked = (projector, people, fixed, check.elements, size)
+        asked = (projector, people, fixed, size)
         parts.append(
             cluster.submit(group_tasks.project_candidates, *asked, worker=worker)
         )

@@ -181,12 +181,7 @@ def narrow(codes: Codes, encoding: Encoding) -> Codes:
 
 
 def nearest_counts(codes: Codes) -> npt.NDArray[np.int8]:
-    """Alternate alleles of two, as whole numbers; missing or invalid -1.
-
-    A call of one allele counts as two of the same, and a dosage as the nearest number.
-    """
-    if not _are_dosages(codes):
-        return _NEAREST_COUNTS[codes]
+    """Whole numbers of alternate alleles nearest to dosages; missing or invalid -1."""
     nearest = (codes + np.uint16(DOSAGE_UNITS // 2)) >> DOSAGE_BITS
     return np.where(codes <= 2 * DOSAGE_UNITS, nearest, -1).astype(np.int8)
 
@@ -194,7 +189,17 @@ def nearest_counts(codes: Codes) -> npt.NDArray[np.int8]:
 def nearest_of(
     values: npt.NDArray[Any], people: slice | npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int8]:
-    """`nearest_counts` of some people, of a part of call_genotype or of call_dosage."""
+    """Alternate alleles of two, as whole numbers; missing or invalid -1.
+
+    A call of one allele counts as two of the same, and a dosage as the nearest number.
+
+    Parameters
+    ----------
+    values
+        A part of call_genotype, or of call_dosage.
+    people
+        Which of its people.
+    """
     if values.dtype.kind == "f":
         return nearest_counts(codes_of_dosages(values[:, people]))
     pairs = allele_pairs(values)
@@ -206,6 +211,6 @@ def nearest_of(
     return nearest
 
 
-_NEAREST_COUNTS = np.full(CALLS.missing + 1, -1, np.int8)
-_NEAREST_COUNTS[[0, 1, 2, SINGLE_CALL, SINGLE_CALL + 1]] = [0, 1, 2, 0, 2]
-_NEAREST_OF_PAIR = _NEAREST_COUNTS[_CODE_OF_PAIR]
+_NEAREST_OF_CODE = np.full(CALLS.missing + 1, -1, np.int8)
+_NEAREST_OF_CODE[[0, 1, 2, SINGLE_CALL, SINGLE_CALL + 1]] = [0, 1, 2, 0, 2]
+_NEAREST_OF_PAIR = _NEAREST_OF_CODE[_CODE_OF_PAIR]

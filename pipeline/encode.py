@@ -75,7 +75,7 @@ def encode(
         n_workers = min(n_workers, n_calls // _CALLS_PER_PROCESS)
         piece = functools.partial(_encode_partition, open_source, store)
         pieces.complete(piece, writer.num_partitions, folder / "encoded", n_workers)
-        _collect(_writer(open_source, store), store)
+        _collect(writer, store)
     # Left where an earlier attempt was cut short; bio2zarr makes it only once.
     shutil.rmtree(store / "region_index", ignore_errors=True)
     # Consolidates the metadata too.

@@ -134,17 +134,18 @@ def project_candidates(
     projector: Projector,
     people: npt.NDArray[np.int64],
     fixed: npt.NDArray[np.int16] | None,
-    elements: npt.NDArray[np.int64],
     n_padded: int,
 ) -> Candidates:
-    """Project people who may be references, as a group of so many.
-
-    `elements` are those of both halves of the variants.
-    """
+    """Project people who may be references, as a group of so many."""
     packed = read_people(open_store(projector.prepared_path), people)
     padded = pad_people(packed, n_padded, _load(projector).device.tile)
     ancestry = _project(projector, padded, fixed).projection.ancestry
-    return Candidates(packed[:, elements.ravel()], np.array(ancestry)[: len(people)])
+    return Candidates(_compared(packed), np.array(ancestry)[: len(people)])
+
+
+def _compared(packed: PackedArray) -> PackedArray:
+    """Calls at the variants of the fit check."""
+    return packed[:, fit_check.choose_elements(packed.shape[1]).ravel()]
 
 
 def project_group(task: GroupTask) -> Group:
@@ -175,9 +176,7 @@ def project_unchecked(task: GroupTask) -> Unchecked:
     ancestry = np.where((n_called == 0)[:, None], np.float32(np.nan), found)
     per_person = (ancestry, np.asarray(log_likelihood)[: len(packed)], n_called)
     values |= zip(VALUES, per_person, strict=True)
-    calls = packed[:, :0]
-    if task.check is not None:
-        calls = packed[:, fit_check.choose_elements(packed.shape[1]).ravel()]
+    calls = packed[:, :0] if task.check is None else _compared(packed)
     return Unchecked(Group(values, squared_error), found, calls)
 
 
