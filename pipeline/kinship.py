@@ -1,6 +1,6 @@
 """Kinship of pairs of people, from bits: which pairs are close relatives.
 
-Takes genotypes as bit planes, one bit a variant; reads and writes nothing. Runs inside
+Takes genotypes as bit planes, one row a person; reads and writes nothing. Runs inside
 the workers. The KING-robust estimator compares the genotypes of a pair with one another
 and with no population's frequencies, so that structure is not taken for kinship. It
 falls short for relatives of different ancestry.
@@ -10,52 +10,14 @@ References
 Manichaikul et al. (2010), Bioinformatics 26:2867-2873, equation 11.
 """
 
-from typing import Any, NamedTuple
-
 import numba
 import numpy as np
 import numpy.typing as npt
-from numba import types
-from numba.extending import intrinsic
 
-WORD_BITS = 64
+from pipeline.bit_planes import BitPlanes, Words, count_bits
 
-Dosage = npt.NDArray[np.int8]
-Words = npt.NDArray[np.uint64]
 Integers = npt.NDArray[np.int64]
 Coefficients = npt.NDArray[np.float32]
-
-
-class BitPlanes(NamedTuple):
-    """Genotypes of some people: a bit for each variant, people by words of 64.
-
-    Attributes
-    ----------
-    heterozygous, reference, alternate
-        Bits of those who have one alternate allele, none, or two. Missing calls, and
-        the bits after the last variant, are in neither.
-    """
-
-    heterozygous: Words
-    reference: Words
-    alternate: Words
-
-
-def bit_planes(dosage: Dosage) -> BitPlanes:
-    """Bit planes of alternate alleles counted, variants x people, missing -1.
-
-    >>> planes = bit_planes(np.array([[1, 0], [-1, 1], [2, 1]], np.int8))
-    >>> planes.heterozygous.tolist(), planes.alternate.tolist()
-    ([[1], [6]], [[4], [0]])
-    """
-    return BitPlanes(*(_pack(dosage == count) for count in (1, 0, 2)))
-
-
-def _pack(bits: npt.NDArray[np.bool_]) -> Words:
-    n_variants, n_people = bits.shape
-    padded = np.zeros((n_people, -(-n_variants // WORD_BITS) * WORD_BITS), np.bool_)
-    padded[:, :n_variants] = bits.T
-    return np.packbits(padded, axis=1, bitorder="little").view("<u8")
 
 
 def related_pairs(
@@ -105,16 +67,6 @@ def kinship(left: BitPlanes, right: BitPlanes) -> Coefficients:
     )
 
 
-@intrinsic
-def _count_bits(typing_context: Any, word: Any) -> Any:
-    """The processor's population count, which numba has no name for."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.ctpop(arguments[0])
-
-    return types.uint64(types.uint64), generate
-
-
 @numba.njit(nogil=True)
 def _kinship(
     left_het: Words,
@@ -134,10 +86,10 @@ def _kinship(
             for word in range(left_het.shape[1]):
                 h, r, a = left_het[i, word], left_ref[i, word], left_alt[i, word]
                 x, y, z = right_het[j, word], right_ref[j, word], right_alt[j, word]
-                both += _count_bits(h & x)
-                only_left += _count_bits(h & (y | z))
-                only_right += _count_bits(x & (r | a))
-                opposite += _count_bits((r & z) | (a & y))
+                both += count_bits(h & x)
+                only_left += count_bits(h & (y | z))
+                only_right += count_bits(x & (r | a))
+                opposite += count_bits((r & z) | (a & y))
             fewer = both + min(only_left, only_right)
             if fewer > 0:
                 apart = np.float64(only_left + only_right + 4 * opposite)

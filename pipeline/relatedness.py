@@ -12,7 +12,7 @@ import dask.array as da
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import calls, contigs, kinship, pruning
+from pipeline import bit_planes, calls, contigs, kinship, pruning
 from pipeline.calls import Fractions, Mask
 from pipeline.cohort import Cohort
 
@@ -114,7 +114,7 @@ def find_relatives(dosage: da.Array, min_kinship: float = SECOND_DEGREE) -> Rela
         Smallest kinship coefficient, by default that of second-degree relatives.
     """
     blocks = dosage.rechunk((-1, _BLOCK_PEOPLE)).to_delayed()[0]
-    pack = dask.delayed(kinship.bit_planes, pure=False)
+    pack = dask.delayed(_planes_of_people, pure=False)
     planes = [pack(block) for block in blocks]
     compare = dask.delayed(kinship.related_pairs, pure=False)
     tasks = [
@@ -127,6 +127,10 @@ def find_relatives(dosage: da.Array, min_kinship: float = SECOND_DEGREE) -> Rela
     )
     order = np.lexsort((second, first))
     return Relatives(first[order], second[order], coefficient[order])
+
+
+def _planes_of_people(dosage: npt.NDArray[np.int8]) -> bit_planes.BitPlanes:
+    return bit_planes.bit_planes(dosage.T)
 
 
 def unrelated(

@@ -6,6 +6,7 @@ import sgkit
 import xarray as xr
 
 from pipeline import linkage, pruning
+from pipeline.bit_planes import bit_planes
 from tests.helpers import forbid_dask, linked_genotypes
 
 
@@ -15,6 +16,10 @@ def _dosage(n_variants: int, n_people: int, missing: float = 0.05) -> np.ndarray
     dosage = np.where(calls.min(axis=2) < 0, 0, calls.sum(axis=2)).astype(np.int8)
     dosage[np.random.default_rng(3).random(dosage.shape) < missing] = -1
     return dosage
+
+
+def _r2_of_all(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    return linkage.squared_correlation(bit_planes(rows), bit_planes(columns))
 
 
 def _sgkit_r2(dosage: np.ndarray) -> np.ndarray:
@@ -81,7 +86,7 @@ def _common(dosage: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("missing", [0.0, 0.05, 0.3])
 def test_squared_correlation__agrees_with_sgkit(missing):
     dosage = _common(_dosage(90, 90, missing))
-    r2 = linkage.squared_correlation(dosage, dosage)
+    r2 = _r2_of_all(dosage, dosage)
     np.testing.assert_allclose(np.diag(r2), 1)
     np.fill_diagonal(r2, 1)
     np.testing.assert_allclose(r2, _sgkit_r2(dosage), atol=1e-5)
@@ -91,7 +96,7 @@ def test_squared_correlation__agrees_with_sgkit(missing):
 def test_squared_correlation__of_complete_rows_with_gappy_columns():
     complete, gappy = _dosage(30, 50, 0), _dosage(30, 50, 0.2)
     for rows, columns in ((complete, gappy), (gappy, complete)):
-        r2 = linkage.squared_correlation(rows, columns)
+        r2 = _r2_of_all(rows, columns)
         expected = [[_r2(row, column) for column in columns] for row in rows]
         np.testing.assert_allclose(r2, expected, atol=1e-12)
 
@@ -101,23 +106,29 @@ def test_squared_correlation__is_zero_where_it_is_undefined():
         [[0, 0, 1, 2], [1, 1, 1, 1], [-1, -1, -1, -1], [1, 1, -1, -1], [-1, 2, 0, 1]],
         np.int8,
     )
-    r2 = linkage.squared_correlation(dosage, dosage)
+    r2 = _r2_of_all(dosage, dosage)
     defined = np.zeros((5, 5), np.bool_)
     defined[np.ix_([0, 4], [0, 4])] = True
     np.testing.assert_array_equal(r2 > 0, defined)
 
 
-@pytest.mark.parametrize("missing", [0.0, 0.1])
-def test_squared_correlation__counts_of_many_people_are_exact(monkeypatch, missing):
-    dosage = _dosage(6, 50, missing)
-    expected = linkage.squared_correlation(dosage, dosage)
-    # As if these people were so many that float32 could not count their alleles.
-    monkeypatch.setattr(linkage, "_MAX_FLOAT32_COUNT", 199)
-    r2 = linkage.squared_correlation(dosage, dosage)
+def test_squared_correlation__counts_of_many_people_are_exact():
+    many = np.full((2, 2**22), 2, np.int8)
+    many[0, 0], many[1, :2] = 1, [0, 1]
+    expected = _r2(*many)
+    assert _r2_of_all(many[:1], many[1:])[0, 0] == pytest.approx(expected, rel=1e-9)
+    assert _r2_of_all(many, many)[0, 0] == 1
+
+
+def test_squared_correlation__of_some_columns_leaves_the_others():
+    dosage = _dosage(5, 70)
+    planes = bit_planes(dosage)
+    begins, stops = np.array([0, 1, 5, 2, 4]), np.array([5, 3, 5, 1, 5])
+    r2 = linkage.squared_correlation(planes, planes, begins, stops)
+    column = np.arange(5)
+    inside = (column >= begins[:, None]) & (column < stops[:, None])
+    expected = np.where(inside, _r2_of_all(dosage, dosage), 0)
     np.testing.assert_array_equal(r2, expected)
-    many = np.full((1, 2**22), 2, np.int8)
-    many[0, 0] = 1
-    assert linkage.squared_correlation(many, many)[0, 0] == pytest.approx(1)
 
 
 def test_window_ends__includes_the_variant_exactly_at_its_width():
@@ -193,7 +204,7 @@ def test_linked_pairs__does_not_depend_on_blocks(monkeypatch, block_rows, tile_r
     positions = 1000 * np.arange(60)
     positions[20:35] = positions[20]
     ends = linkage.window_ends(np.zeros(60, int), positions, 9000)
-    monkeypatch.setattr(linkage, "_BLOCK_BYTES", 50 * block_rows)
+    monkeypatch.setattr(linkage, "_BLOCK_CALLS", 50 * block_rows)
     monkeypatch.setattr(linkage, "_TILE_ROWS", tile_rows)
     chunked = da.from_array(dosage, chunks=(11, 9))
     first, second = linkage.linked_pairs(chunked, ends, 0.1)
@@ -214,7 +225,7 @@ def test_linked_pairs__of_distant_or_single_variants_is_empty():
 
 def test_linked_pairs__computes_block_by_block(monkeypatch):
     dosage = _dosage(60, 50)
-    monkeypatch.setattr(linkage, "_BLOCK_BYTES", 50 * 10)
+    monkeypatch.setattr(linkage, "_BLOCK_CALLS", 50 * 10)
     loaded: list[tuple[int, ...]] = []
 
     def watched(block: np.ndarray) -> np.ndarray:

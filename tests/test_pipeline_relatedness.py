@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from pipeline import kinship, relatedness
+from pipeline.bit_planes import bit_planes
 from pipeline.relatedness import Relatives
 
 N_VARIANTS = 4_000
@@ -28,8 +29,7 @@ def plain_kinship(first: np.ndarray, second: np.ndarray) -> float:
 def test_kinship__is_the_printed_equation(n_variants: int):
     rng = np.random.default_rng(n_variants)
     dosage = rng.integers(-1, 3, (n_variants, 12)).astype(np.int8)
-    left = kinship.bit_planes(dosage[:, :5])
-    right = kinship.bit_planes(dosage[:, 5:])
+    left, right = bit_planes(dosage[:, :5].T), bit_planes(dosage[:, 5:].T)
     expected = [
         [plain_kinship(dosage[:, i], dosage[:, j]) for j in range(5, 12)]
         for i in range(5)
