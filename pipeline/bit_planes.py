@@ -5,8 +5,10 @@ person, or a variant; a word holds 64 calls of it, and a comparison of two rows 
 few instructions a word, exactly.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
+import numba
 import numpy as np
 import numpy.typing as npt
 from numba import types
@@ -15,6 +17,7 @@ from numba.extending import intrinsic
 WORD_BITS = 64
 
 Words = npt.NDArray[np.uint64]
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 class BitPlanes(NamedTuple):
@@ -60,3 +63,15 @@ def count_bits(typing_context: Any, word: Any) -> Any:
         return builder.ctpop(arguments[0])
 
     return types.uint64(types.uint64), generate
+
+
+def compile_function(function: _Function) -> _Function:
+    """Compile with numba, and keep what is compiled for the processes after this one.
+
+    Where numba finds no folder for that it would refuse to compile at all.
+    """
+    try:
+        compiled = numba.njit(function, nogil=True, cache=True)
+    except RuntimeError:
+        compiled = numba.njit(function, nogil=True)
+    return compiled

@@ -10,11 +10,10 @@ References
 Manichaikul et al. (2010), Bioinformatics 26:2867-2873, equation 11.
 """
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.bit_planes import BitPlanes, Words, count_bits
+from pipeline.bit_planes import BitPlanes, Words, compile_function, count_bits
 
 Integers = npt.NDArray[np.int64]
 Coefficients = npt.NDArray[np.float32]
@@ -67,7 +66,7 @@ def kinship(left: BitPlanes, right: BitPlanes) -> Coefficients:
     )
 
 
-@numba.njit(nogil=True)
+@compile_function
 def _kinship(
     left_het: Words,
     left_ref: Words,

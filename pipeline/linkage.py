@@ -9,11 +9,16 @@ import itertools
 
 import dask
 import dask.array as da
-import numba
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.bit_planes import BitPlanes, Words, bit_planes, count_bits
+from pipeline.bit_planes import (
+    BitPlanes,
+    Words,
+    bit_planes,
+    compile_function,
+    count_bits,
+)
 
 Integers = npt.NDArray[np.int64]
 
@@ -150,7 +155,7 @@ def squared_correlation(
     return np.asarray(_squared_correlation(*rows, *columns, begins, stops))
 
 
-@numba.njit(nogil=True)
+@compile_function
 def _squared_correlation(
     row_het: Words,
     row_ref: Words,

@@ -1,9 +1,11 @@
 """Kinship against a plain count, and families of known degree."""
 
 import dask.array as da
+import numba
 import numpy as np
 import pytest
 
+from pipeline import bit_planes as bit_planes_module
 from pipeline import kinship, relatedness
 from pipeline.bit_planes import bit_planes
 from pipeline.relatedness import Relatives
@@ -145,3 +147,15 @@ def test_unrelated__without_any_relatives():
     nobody = np.empty(0, np.int64)
     pairs = Relatives(nobody, nobody, np.empty(0, np.float32))
     assert relatedness.unrelated(pairs, np.ones(3)).all()
+
+
+def test_compile_function__compiles_where_nothing_can_be_kept(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    def refuse(function: object, **options: object) -> object:
+        if options.get("cache"):
+            raise RuntimeError("cannot cache function: no locator available")
+        return function
+
+    monkeypatch.setattr(numba, "njit", refuse)
+    assert bit_planes_module.compile_function(len) is len
