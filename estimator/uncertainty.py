@@ -19,8 +19,13 @@ came out positive: with s the standard error that it has when it is let go toget
 those above zero, and m < 0 the Newton step that it then wants, its estimate is
 max(0, N(m, s^2)). The root mean square of that, about the zero which is the estimate,
 is its standard error; a bootstrap of the bounded estimate would have its standard
-deviation, about a mean above zero. What it leaves zero by is taken from those above
-zero, in the proportions of A, and adds to their variance.
+deviation, about a mean above zero.
+
+What it leaves zero by is taken from those above zero, in the proportions of A. For a
+person at a vertex, who has all of one ancestry, the same mean square is the standard
+error of that. Entries inside have intervals, which should hold what is true: what this
+one has, by the likelihood, is N(m, s^2) among numbers above zero, whose mean is a bias
+of theirs and whose variance adds to theirs.
 
 References
 ----------
@@ -63,6 +68,8 @@ _NORMAL, _COVERED = 1.959964, 0.95
 _NEWTON_STEPS = 4
 # A bias of so many deviations is on one side of nearly every estimate.
 _ONE_SIDED = 8.0
+# So many deviations below zero, moments of what is above are taken from the tail's.
+_FAR_BELOW = -4.0
 _TINY = float(np.finfo(np.float32).tiny)
 
 _product = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
@@ -312,7 +319,7 @@ def standard_errors(
         # larger.
         targets = targets + bias.T
 
-    def add(others: Array, population: Array) -> tuple[Array, Array]:
+    def add(others: _Others, population: Array) -> tuple[_Others, _Own]:
         own, target = jnp.arange(k) == population, targets[population]
         direction = _direction(informative, free | own[:, None], target)
         informed = jnp.sum(target[:, None] * direction, axis=0)
@@ -320,29 +327,65 @@ def standard_errors(
         if middle is not None:
             spread = multiply(middle, direction)
             estimated = jnp.sum(direction * spread, axis=0)
-        whole = _covering_variance(estimated + shared[population], shift[population])
-        is_free = jnp.any(free & own[:, None], axis=0)
-        step = jnp.sum(direction * score.T, axis=0)
-        whole = jnp.where(is_free, whole, _bounded_square(step, whole))
         # Where the data tell nothing, the scores have nothing to scatter either.
-        told = informed < largest
-        whole = jnp.where(told, jnp.clip(whole, 0.0, largest), largest)
-        # What everybody shares moves them at their bounds, too.
-        leaving = jnp.where(told, _bounded_square(step, estimated), largest)
-        leaves = ~is_free & (direction[population] > 0)
+        variance = jnp.where(informed < largest, estimated, largest)
+        step = jnp.sum(direction * score.T, axis=0) + shift[population]
+        leaves = ~jnp.any(free & own[:, None], axis=0) & (direction[population] > 0)
         moved = direction / jnp.where(leaves, direction[population], 1.0)[None]
-        taken = moved**2 * leaving[None]
-        return others + jnp.where(leaves[None], taken, jnp.zeros_like(taken)), whole
+        moved = jnp.where(leaves[None], moved, jnp.zeros_like(moved))
+        mean, remaining = _moments_above_zero(step, variance)
+        square = _bounded_square(step, variance)
+        more = _Others(
+            moved**2 * square[None], moved * mean[None], moved**2 * remaining[None]
+        )
+        return jax.tree.map(jnp.add, others, more), _Own(variance, step)
 
     # One after the other: all at once would hold K matrices a person.
-    others, own = jax.lax.scan(add, jnp.zeros_like(ancestry.T), jnp.arange(k))
-    variance = own + jnp.where(free, others, jnp.zeros_like(others))
-    return jnp.sqrt(jnp.minimum(variance, largest)).T
+    nothing = jnp.zeros_like(ancestry.T)
+    start = _Others(nothing, nothing, nothing)
+    others, own = jax.lax.scan(add, start, jnp.arange(k))
+    variance = own.variance + shared
+    inside = _covering_variance(variance + others.variance, shift + others.mean)
+    whole = _covering_variance(variance, shift) + others.square
+    whole = jnp.where(jnp.sum(free, axis=0)[None] > 1, inside, whole)
+    whole = jnp.where(free, whole, _bounded_square(own.step, variance))
+    return jnp.sqrt(jnp.clip(whole, 0.0, largest)).T
+
+
+class _Own(NamedTuple):
+    """Of each entry, let go if it is at zero: what it would do by itself.
+
+    Attributes
+    ----------
+    variance
+        Its variance, as far as it is the person's own.
+    step
+        The step that it wants: 0 but for the bias if it is free.
+    """
+
+    variance: Float32[Array, "k people"]
+    step: Float32[Array, "k people"]
+
+
+class _Others(NamedTuple):
+    """What entries at zero do to an entry, when they leave it.
+
+    Attributes
+    ----------
+    square
+        Mean square of the change in other samples.
+    mean, variance
+        Of the change from what was fitted to what is true.
+    """
+
+    square: Float32[Array, "k people"]
+    mean: Float32[Array, "k people"]
+    variance: Float32[Array, "k people"]
 
 
 def _covering_variance(
-    variance: Float32[Array, " people"], bias: Float32[Array, " people"]
-) -> Float32[Array, " people"]:
+    variance: Float32[Array, "*entries"], bias: Float32[Array, "*entries"]
+) -> Float32[Array, "*entries"]:
     """Square of the error that covers a bias: of e in estimate +- 1.96 e.
 
     The mean square would cover more than 95 in 100 where there is much of it, because a
@@ -368,14 +411,31 @@ def _density(z: Array) -> Array:
 
 
 def _bounded_square(
-    mean: Float32[Array, " people"], variance: Float32[Array, " people"]
-) -> Float32[Array, " people"]:
+    mean: Float32[Array, "*entries"], variance: Float32[Array, "*entries"]
+) -> Float32[Array, "*entries"]:
     """Mean square of max(0, x) for normal x."""
     deviation = jnp.sqrt(jnp.maximum(variance, _TINY))
     z = mean / deviation
     below = jax.scipy.special.ndtr(z)
     density = _density(z)
     return variance * jnp.maximum((1.0 + z * z) * below + z * density, 0.0)
+
+
+def _moments_above_zero(
+    mean: Float32[Array, "*entries"], variance: Float32[Array, "*entries"]
+) -> tuple[Float32[Array, "*entries"], Float32[Array, "*entries"]]:
+    """Mean and variance of normal x among those above zero."""
+    deviation = jnp.sqrt(jnp.maximum(variance, _TINY))
+    z = mean / deviation
+    near = jnp.maximum(z, _FAR_BELOW)
+    hazard = _density(near) / jax.scipy.special.ndtr(near)
+    left = jnp.maximum(1.0 - hazard * (near + hazard), 0.0)
+    # Far below, where rounding leaves nothing of these differences, it is nearly an
+    # exponential; 1.8 makes the two meet.
+    tail = -z / (z * z + 1.8)
+    far = z < _FAR_BELOW
+    average = jnp.where(far, tail, near + hazard)
+    return deviation * average, variance * jnp.where(far, tail**2, left)
 
 
 def _direction(

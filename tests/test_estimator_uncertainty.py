@@ -5,6 +5,7 @@ from typing import TypeAlias
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.optimize
 import scipy.stats
 
 from estimator.likelihood import ancestry_statistics
@@ -57,7 +58,7 @@ def dense_errors(ancestry, hessian, score, scatter=None):
     variances = np.zeros_like(ancestry, dtype=np.float64)
     informed = np.zeros_like(variances)
     for person, q in enumerate(ancestry):
-        others = np.zeros(len(q))
+        squares, means, spreads = np.zeros((3, len(q)))
         for population in range(len(q)):
             free = q > 0
             free[population] = True
@@ -75,19 +76,47 @@ def dense_errors(ancestry, hessian, score, scatter=None):
             if scatter is not None:
                 covariance = covariance @ scatter[person] @ covariance
             variance = covariance[population, population]
-            if q[population] == 0:
-                # Mean square of max(0, x) by quadrature.
-                error = np.sqrt(variance)
-                x = np.linspace(0, max(step, 0) + 12 * error, 20_001)
-                density = scipy.stats.norm.pdf(x, step, error)
-                variance = np.trapezoid(x**2 * density, x)
             if informed[person, population] >= MAX_STANDARD_ERROR**2:
                 variance = MAX_STANDARD_ERROR**2
-            variances[person, population] = variance
             if q[population] == 0:
-                others += moved**2 * min(variance, MAX_STANDARD_ERROR**2)
-        variances[person] += np.where(q > 0, others, 0)
+                share, mean, square = moments_above_zero(step, variance)
+                variance = square
+                squares += moved**2 * square
+                means += moved * mean / share
+                spreads += moved**2 * (square / share - (mean / share) ** 2)
+            variances[person, population] = variance
+        free = q > 0
+        if np.count_nonzero(free) > 1:
+            for population in np.flatnonzero(free):
+                whole = variances[person, population] + spreads[population]
+                covering = covering_error(np.sqrt(whole), means[population])
+                variances[person, population] = covering**2
+        else:
+            variances[person, free] += squares[free]
     return np.sqrt(variances).clip(0, MAX_STANDARD_ERROR), np.sqrt(informed)
+
+
+def moments_above_zero(mean, variance):
+    """How often normal x is above zero; sums of x and its square there, by quadrature.
+
+    Divided by how often, they are those of x among numbers above zero.
+    """
+    error = np.sqrt(variance)
+    x = np.linspace(0, max(mean, 0) + 12 * error, 20_001)
+    density = scipy.stats.norm.pdf(x, mean, error)
+    return [np.trapezoid(x**power * density, x) for power in range(3)]
+
+
+def covering_error(deviation, bias):
+    """An error e of which 1.96 hold a bias with its chance 95 times in 100."""
+    if bias == 0:
+        return deviation
+
+    def surplus(error):
+        inside = np.array([-1.959964, 1.959964]) * error
+        return np.diff(scipy.stats.norm.cdf(inside, bias, deviation))[0] - 0.95
+
+    return scipy.optimize.brentq(surplus, 0, 9 * (deviation + abs(bias)))
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +200,7 @@ def test_standard_errors__equal_the_dense_sandwich(cohort: Arrays, method):
     assert found[1, 1] >= found[1].max()
 
 
-def test_standard_errors__are_those_of_a_bounded_estimate():
+def test_standard_errors__at_zero_and_inside():
     # Draws of a person's score, and the maximum of each draw's quadratic model.
     hessian = np.array([[30.0, 5.0, 10.0], [5.0, 40.0, 8.0], [10.0, 8.0, 25.0]])
     ancestry, slope = np.array([0.6, 0.4, 0.0]), np.array([2.0, 2.0, 1.0])
@@ -180,14 +209,30 @@ def test_standard_errors__are_those_of_a_bounded_estimate():
     scores = slope + rng.normal(size=(20_000, 3)) @ np.linalg.cholesky(hessian).T
     bend = np.linalg.inv(within.T @ hessian @ within)
     steps = scores @ within @ bend @ within.T
-    kept = np.array([1.0, -1.0, 0.0])
-    along = (scores @ kept)[:, None] * kept / (kept @ hessian @ kept)
-    steps = np.where(steps[:, 2:] < 0, along, steps)
     rows, columns = np.triu_indices(3)
     given = (ancestry, hessian[rows, columns], slope)
     found = standard_errors(*(jnp.asarray(x[None].astype(np.float32)) for x in given))
-    about_estimate = np.sqrt(np.mean(steps**2, axis=0))
-    np.testing.assert_allclose(found[0], about_estimate, rtol=0.02)
+    # At zero, about the estimate, of those that the bounds let be.
+    about_estimate = np.sqrt(np.mean(np.maximum(steps[:, 2], 0) ** 2))
+    assert found[0, 2] == pytest.approx(about_estimate, rel=0.02)
+    # Inside, such as to hold what the likelihood says of ancestry within the bounds.
+    possible = steps[steps[:, 2] > 0, :2]
+    held = np.mean(np.abs(possible) <= 1.959964 * np.asarray(found)[:, :2], axis=0)
+    np.testing.assert_allclose(held, 0.95, atol=0.01)
+
+
+@pytest.mark.parametrize("z", [-30.0, -4.01, -3.99, -1.0, 0.0, 3.0])
+def test_standard_errors__of_what_is_far_from_leaving_zero(z: float):
+    # One population of three at zero, and no other sample's variance.
+    hessian = np.array([[40.0, 0.0, 0.0], [0.0, 40.0, 0.0], [0.0, 0.0, 80.0]])
+    deviation = 0.1
+    slope = np.array([0.0, 0.0, z / deviation])
+    ancestry = np.array([[0.5, 0.5, 0.0]])
+    given = [jnp.asarray(x.astype(np.float32)) for x in (ancestry, slope[None])]
+    pairs = jnp.asarray(pairs_of(hessian[None]).astype(np.float32))
+    found = np.asarray(standard_errors(given[0], pairs, given[1]))
+    expected, _ = dense_errors(ancestry, hessian[None], slope[None])
+    np.testing.assert_allclose(found[0, :2], expected[0, :2], rtol=0.01)
 
 
 def test_standard_errors__of_a_person_whom_the_data_tell_nothing():
