@@ -1,8 +1,9 @@
 """The tree in which sums over the shards are added, whoever adds which of them.
 
-Neighbours are added until one sum is left, so the number of leaves alone fixes the
-order, and with it every bit of the total. A run of neighbours that is a subtree is
-added by one task, the rest by tasks that take two sums each.
+The sums of either half of the leaves are added last, and so on down to single leaves:
+their number alone fixes the order, and with it every bit of the total. A run of
+neighbours that is a subtree, as those of each of two or four workers are, is added by
+one task, the rest by tasks that take two sums each.
 """
 
 from collections.abc import Callable
@@ -12,8 +13,8 @@ T = TypeVar("T")
 
 
 def _halves(tree: range) -> tuple[range, range]:
-    """The subtrees that a tree's last addition takes; the first is a full one."""
-    half = 1 << (len(tree) - 1).bit_length() - 1
+    """The subtrees that a tree's last addition takes: one for each of two workers."""
+    half = -(-len(tree) // 2)
     return tree[:half], tree[half:]
 
 
@@ -30,7 +31,7 @@ def subtrees(tree: range, run: range, most: int) -> list[range]:
         Leaves of a subtree, at most.
 
     >>> subtrees(range(10), range(5, 10), 4)
-    [range(5, 6), range(6, 8), range(8, 10)]
+    [range(5, 8), range(8, 10)]
     """
     if tree.stop <= run.start or run.stop <= tree.start:
         return []
@@ -58,7 +59,7 @@ def add_up(
 
     >>> leaves = {range(i, i + 1): str(i) for i in range(5)}
     >>> add_up(range(5), leaves.get, "({}+{})".format)
-    '(((0+1)+(2+3))+4)'
+    '(((0+1)+2)+(3+4))'
     """
     found = sum_of(tree)
     if found is not None:

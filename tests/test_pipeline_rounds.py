@@ -162,7 +162,7 @@ def test_assign__gives_each_worker_its_neighbours_and_what_comes_next(
     cluster: Any = _Spread(list(workers))
     placed = rounds.assign(shards, cluster)
     assert [shard for batch, _ in placed for shard in batch.shards] == shards
-    assert max(len(batch.shards) for batch, _ in placed) == rounds.BATCH_SHARDS
+    assert 1 < max(len(batch.shards) for batch, _ in placed) <= rounds.BATCH_SHARDS
     for worker in workers:
         own = [batch for batch, name in placed if name == worker]
         following = [batch.shards[0].key for batch in [*own[1:], own[0]]]
