@@ -184,7 +184,8 @@ def plan_budget(
         # Points, maps and relaxations of the rounds, and what training reads.
         disk_bytes=(3 * config.fit.n_secants + 9) * point_bytes
         + _result_bytes(sizes, k)
-        + (0 if config.qc.enabled else _count_bytes(sizes)),
+        + _count_bytes(sizes)
+        + (_candidate_bytes(sizes) if config.qc.enabled else 0),
     )
 
 
@@ -212,6 +213,14 @@ def _result_bytes(sizes: Sizes, n_populations: int) -> int:
     # P in two stores and the encoder's first layer; Q and its standard errors.
     values = FLOAT_BYTES * ((3 * k + 1) * m + 2 * k * n)
     return n * sizes.row_bytes + keys + values + REPORT_BYTES
+
+
+def _candidate_bytes(sizes: Sizes) -> int:
+    """Room for all variants that may be kept, until those that are have been taken.
+
+    At two bits; of a cohort whose calls do not fit into these, while that is not known.
+    """
+    return sizes.n_samples * packed_width(sizes.n_variants)
 
 
 def _count_bytes(sizes: Sizes) -> int:

@@ -10,7 +10,7 @@ others two. Dosages are counted in whole units, so that every number is exact.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 import dask
 import dask.array as da
@@ -22,6 +22,7 @@ from estimator.packing import DOSAGE_UNITS, VARIANTS_PER_BYTE, Encoding
 from pipeline import call_codes, decode
 from pipeline.diploid import pack_diploid
 from pipeline.errors import InputError
+from pipeline.mask_parts import MaskPart, cut_mask
 
 if TYPE_CHECKING:
     # Workers import this module, and each would hold sgkit in memory for nothing.
@@ -42,8 +43,6 @@ _TILE_CALLS = 2**19
 # Tasks that keep many workers busy, and most chunks of people that one task counts.
 _MIN_TASKS = 64
 _MAX_TASK_CHUNKS = 16
-
-Selection: TypeAlias = slice | Integers
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +124,31 @@ def _fraction(part: npt.NDArray[np.int64], whole: npt.NDArray[np.int64]) -> Frac
     return np.divide(part, whole, out=fraction, where=whole > 0)
 
 
+class CallSource(Protocol):
+    """Where quality control has the calls of a cohort from."""
+
+    def count(self, variants: Mask, samples: Mask) -> CallCounts:
+        """Counts of some variants in some people, by position in the cohort."""
+
+    def dosage(self, variants: Mask, samples: Mask) -> da.Array:
+        """Alternate alleles of the same, as the function `dosage` gives them."""
+
+
+@dataclass(frozen=True, eq=False)
+class CohortCalls:
+    """The calls as they lie in the cohort's chunks, which each method reads again."""
+
+    cohort: "Cohort"
+
+    def count(self, variants: Mask, samples: Mask) -> CallCounts:
+        """Counts of some variants in some people."""
+        return count_calls(self.cohort, variants, samples)
+
+    def dosage(self, variants: Mask, samples: Mask) -> da.Array:
+        """Alternate alleles of the same."""
+        return dosage(self.cohort, variants, samples)
+
+
 def count_calls(cohort: "Cohort", variants: Mask, samples: Mask) -> CallCounts:
     """Count the genotypes of some variants in some people, in one dask computation.
 
@@ -150,9 +174,10 @@ def count_calls(cohort: "Cohort", variants: Mask, samples: Mask) -> CallCounts:
     tasks = list(_count_tasks(cohort, variants, samples))
     count = dask.delayed(_count_part, pure=False)
     for task, counted in zip(tasks, dask.compute(*map(count, tasks)), strict=True):
-        by_variant[task.variants, : counted.by_variant.shape[1]] += counted.by_variant
+        rows, n_columns = task.variants.positions, counted.by_variant.shape[1]
+        by_variant[rows, :n_columns] += counted.by_variant
         for people, called in zip(task.people, counted.by_sample, strict=True):
-            sample_called[people] += called
+            sample_called[people.positions] += called
     invalid = np.flatnonzero(by_variant[:, -1])
     if invalid.size:
         raise _invalid_call(cohort.url, int(invalid[0]), samples)
@@ -179,13 +204,13 @@ def dosage(cohort: "Cohort", variants: Mask, samples: Mask) -> da.Array:
     variants, samples
         True for the rows and columns of the result, of which there is one at least.
     """
-    rows = _selections(variants, cohort.variant_chunk)
-    columns = _selections(samples, cohort.sample_chunk)
+    rows = cut_mask(variants, cohort.variant_chunk)
+    columns = cut_mask(samples, cohort.sample_chunk)
     read = dask.delayed(_read_dosage, pure=False)
     blocks = [
         [
             da.from_delayed(
-                read(cohort.url, row, column), (_size(row), _size(column)), np.int8
+                read(cohort.url, row, column), (len(row), len(column)), np.int8
             )
             for column in columns
         ]
@@ -198,8 +223,8 @@ class _CountTask(NamedTuple):
     """Variants of one chunk, in people of one chunk or several."""
 
     url: str
-    variants: Selection
-    people: tuple[Selection, ...]
+    variants: MaskPart
+    people: tuple[MaskPart, ...]
 
 
 class _Counted(NamedTuple):
@@ -212,33 +237,11 @@ class _Counted(NamedTuple):
     by_sample: list[Integers]
 
 
-def _selections(mask: Mask, chunk: int) -> list[Selection]:
-    """What a mask selects of each chunk, by position in the whole; empty ones left out.
-
-    >>> _selections(np.array([True, True, False, True, False]), 2)
-    [slice(0, 2, None), array([3])]
-    """
-    selections: list[Selection] = []
-    for start in range(0, len(mask), chunk):
-        part = mask[start : start + chunk]
-        if part.all():
-            selections.append(slice(start, start + len(part)))
-        elif part.any():
-            selections.append(start + np.flatnonzero(part))
-    return selections
-
-
-def _size(selection: Selection) -> int:
-    if isinstance(selection, slice):
-        return int(selection.stop - selection.start)
-    return selection.size
-
-
 def _count_tasks(
     cohort: "Cohort", variants: Mask, samples: Mask
 ) -> Iterator[_CountTask]:
-    rows = _selections(variants, cohort.variant_chunk)
-    columns = _selections(samples, cohort.sample_chunk)
+    rows = cut_mask(variants, cohort.variant_chunk)
+    columns = cut_mask(samples, cohort.sample_chunk)
     wanted = -(-len(rows) * len(columns) // _MIN_TASKS)
     per_task = max(min(wanted, _MAX_TASK_CHUNKS), 1)
     for row in rows:
@@ -246,29 +249,18 @@ def _count_tasks(
             yield _CountTask(cohort.url, row, tuple(columns[start : start + per_task]))
 
 
-def _within(selection: Selection) -> Selection:
-    """What a selection is of the elements within its bounds; a slice copies nothing."""
-    return slice(None) if isinstance(selection, slice) else selection - selection[0]
-
-
-def _bounds(selection: Selection) -> slice:
-    if isinstance(selection, slice):
-        return selection
-    return slice(int(selection[0]), int(selection[-1]) + 1)
-
-
 def _count_part(task: _CountTask) -> _Counted:
-    by_variant = np.zeros((_size(task.variants), N_COLUMNS + 1), dtype=np.int64)
+    by_variant = np.zeros((len(task.variants), N_COLUMNS + 1), dtype=np.int64)
     by_sample = []
     chunk = None
     for people in task.people:
-        bounds = _bounds(people)
+        bounds = people.bounds
         # In the same memory, if possible: mapping new memory takes as long as reading.
         fits = chunk is not None and chunk.shape[1] == bounds.stop - bounds.start
         chunk = decode.read_calls(
-            task.url, _bounds(task.variants), bounds, chunk if fits else None
+            task.url, task.variants.bounds, bounds, chunk if fits else None
         )
-        calls = chunk[:, _within(people)][_within(task.variants)]
+        calls = chunk[:, people.within][task.variants.within]
         by_sample.append(np.zeros(calls.shape[1], dtype=np.int64))
         n_elements = max(_TILE_CALLS // max(calls.shape[1], 1) // VARIANTS_PER_BYTE, 1)
         step = n_elements * VARIANTS_PER_BYTE
@@ -319,7 +311,7 @@ def _count_dosages(codes: packing.Codes, counts: Integers) -> Integers:
 
 
 def _read_dosage(
-    url: str, variants: Selection, people: Selection
+    url: str, variants: MaskPart, people: MaskPart
 ) -> npt.NDArray[np.int8]:
-    calls = decode.read_calls(url, _bounds(variants), _bounds(people))
-    return call_codes.nearest_of(calls[_within(variants)], _within(people))
+    calls = decode.read_calls(url, variants.bounds, people.bounds)
+    return call_codes.nearest_of(calls[variants.within], people.within)

@@ -13,10 +13,21 @@ Manichaikul et al. (2010), Bioinformatics 26:2867-2873, equation 11.
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.bit_planes import BitPlanes, Words, compile_function, count_bits
+from pipeline.bit_planes import (
+    BitPlanes,
+    Words,
+    bit_planes,
+    compile_function,
+    count_bits,
+)
 
 Integers = npt.NDArray[np.int64]
 Coefficients = npt.NDArray[np.float32]
+
+
+def planes_of_people(dosage: npt.NDArray[np.int8]) -> BitPlanes:
+    """Bit planes of alternate alleles counted, variants x people: a row a person."""
+    return bit_planes(dosage.T)
 
 
 def related_pairs(

@@ -1,8 +1,9 @@
 """Cohort and masks to `prepared.zarr`: people-major packed genotypes.
 
 Everybody in the cohort is prepared, in the cohort's order, so that rows here are rows
-there; `sample_in_fit` says who informs the fit. One task decodes one block of people
-and writes whole chunks.
+there; `sample_in_fit` says who informs the fit. The cohort is read once: with quality
+control all `candidates` are packed first, and what is kept is taken from them; without
+it, everything is packed in place.
 """
 
 from typing import Any
@@ -10,14 +11,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from estimator.packing import ENCODINGS, GENOTYPES, Encoding, packed_width
-from pipeline import block_counts, decode, plan, prepared, qc, schema
+from pipeline import block_counts, candidates, decode, prepared, qc, schema
+from pipeline.candidates import Candidates
 from pipeline.cohort import Cohort
 from pipeline.config import QCConfig
-from pipeline.location import Location, locate
+from pipeline.filling import fill, lay_out, plan_store_blocks, variant_keys
+from pipeline.location import Location, delete_tree
 from pipeline.progress import track
 from pipeline.relatedness import Relatives
-from pipeline.store import Store, write_all
+from pipeline.store import Store, is_complete, write_all
 from pipeline.tasks import Cluster
 
 
@@ -38,8 +40,8 @@ def prepare(
         Where the store is built. An unfinished one of the same cohort and
         configuration is continued: it holds what quality control found.
     config
-        Thresholds of quality control. Without it, the cohort is read once: frequencies
-        are counted as the genotypes are packed.
+        Thresholds of quality control. The cohort is read once, with it or without,
+        unless it has dosages or calls of one allele.
     cluster
         Workers that count, prune and decode.
     attrs
@@ -50,8 +52,76 @@ def prepare(
     InputError
         If quality control leaves nothing, or the cohort cannot be read.
     """
+    if config.enabled:
+        _prepare_checked(cohort, path, config, cluster, attrs)
+    else:
+        _prepare_all(cohort, path, config, cluster, attrs)
+
+
+def _prepare_checked(
+    cohort: Cohort,
+    path: Location,
+    config: QCConfig,
+    cluster: Cluster,
+    attrs: dict[str, Any],
+) -> None:
+    """Pack what may be kept, check its quality, and take from it what is."""
+    beside = path.with_name(candidates.NAME)
+    store, packed = Store.resume(path, prepared.KIND), None
+    if store is None or beside.exists():
+        packed = _pack_candidates(cohort, beside, config, cluster)
+    store = store or _lay_out_checked(cohort, path, config, attrs, packed)
+    if packed is None:
+        needed = fill(cohort, store, cluster)
+        assert needed is None, f"the counts did not tell that calls need {needed}"
+    else:
+        _select(packed, cohort, store, cluster)
+    store.finish()
+    delete_tree(beside)
+
+
+def _pack_candidates(
+    cohort: Cohort, path: Location, config: QCConfig, cluster: Cluster
+) -> Candidates | None:
+    """Pack all variants that may be kept; None where they do not fit into two bits."""
+    if cohort.has_dosages:
+        return None
+    if is_complete(path, prepared.KIND):
+        return Candidates(prepared.open_store(path), cohort.n_variants)
     store = Store.resume(path, prepared.KIND)
-    if store is None and not config.enabled and not cohort.has_dosages:
+    if store is None:
+        variants = qc.candidate_variants(cohort, config)
+        store = candidates.lay_out_candidates(cohort, path, variants)
+    if fill(cohort, store, cluster) is not None:
+        delete_tree(path)
+        return None
+    store.finish()
+    return Candidates(store, cohort.n_variants)
+
+
+def _select(packed: Candidates, cohort: Cohort, store: Store, cluster: Cluster) -> None:
+    """Take the variants that a store has from the candidates."""
+    blocks = plan_store_blocks(cohort, store)
+    store.track_blocks(len(blocks))
+    tasks = [
+        candidates.SelectTask(packed.store.path, store.path, block, blocks[block])
+        for block in store.blocks_left()
+    ]
+    with track("selecting variants", len(tasks)) as progress:
+        for _ in cluster.run_all(candidates.select_block, tasks):
+            progress.advance()
+
+
+def _prepare_all(
+    cohort: Cohort,
+    path: Location,
+    config: QCConfig,
+    cluster: Cluster,
+    attrs: dict[str, Any],
+) -> None:
+    """Pack all variants with calls, and count them as they are packed."""
+    store = Store.resume(path, prepared.KIND)
+    if store is None and not cohort.has_dosages:
         store = _lay_out_biallelic(cohort, path)
     store = store or _lay_out_checked(cohort, path, config, attrs)
     needed = fill(cohort, store, cluster)
@@ -71,7 +141,7 @@ def _lay_out_biallelic(cohort: Cohort, path: Location) -> Store:
     index = np.flatnonzero(qc.biallelic_variants(cohort))
     columns = decode.Columns(index, np.zeros(len(index), bool))
     store = lay_out(cohort, path, columns, variant_keys(cohort, index))
-    block_counts.lay_out_counts(store, _plan_blocks(cohort, store))
+    block_counts.lay_out_counts(store, plan_store_blocks(cohort, store))
     return store
 
 
@@ -92,11 +162,15 @@ def _describe_filled(cohort: Cohort, store: Store, attrs: dict[str, Any]) -> boo
 
 
 def _lay_out_checked(
-    cohort: Cohort, path: Location, config: QCConfig, attrs: dict[str, Any]
+    cohort: Cohort,
+    path: Location,
+    config: QCConfig,
+    attrs: dict[str, Any],
+    packed: Candidates | None = None,
 ) -> Store:
     """Lay out a store of the variants that pass quality control."""
     with track("quality control"):
-        result = qc.quality_control(cohort, config)
+        result = qc.quality_control(cohort, config, packed)
     index = np.flatnonzero(result.variant_mask)
     columns = decode.Columns(index, np.zeros(len(index), bool))
     keys = variant_keys(cohort, index)
@@ -164,94 +238,3 @@ def _steps(result: qc.QCResult) -> list[dict[str, Any]]:
         }
         for step in result.steps
     ]
-
-
-def variant_keys(
-    cohort: Cohort, index: npt.NDArray[np.int64]
-) -> dict[str, npt.NDArray[Any]]:
-    """Contig, position, alleles and id of some of a cohort's variants."""
-    alleles = cohort.alleles
-    return {
-        "variant_contig_name": cohort.contigs[index],
-        "variant_position": cohort.positions[index],
-        "variant_allele": np.stack(
-            [alleles.reference[index], alleles.alternate[index]], axis=1
-        ),
-        "variant_id": cohort.variant_ids[index],
-    }
-
-
-def lay_out(
-    cohort: Cohort,
-    path: Location,
-    columns: decode.Columns,
-    keys: dict[str, npt.NDArray[Any]],
-    encoding: Encoding = GENOTYPES,
-    sample_chunk: int | None = None,
-) -> Store:
-    """Create a prepared store with everything but the genotypes in it.
-
-    Its chunks are made for a cohort with the given number of people in a chunk, by
-    default that of this one.
-    """
-    sample_chunk = sample_chunk or cohort.sample_chunk
-    store = Store.create(path, prepared.KIND)
-    write_all(
-        store,
-        schema.PREPARED,
-        {**keys, "variant_index": columns.index, "sample_id": cohort.sample_ids},
-    )
-    if columns.swapped.any():
-        store.write("variant_swapped", schema.PREPARED_SWAPPED, columns.swapped)
-    if "sample_population" in cohort.dataset:
-        labels = cohort.dataset["sample_population"].values.astype(str)
-        store.write("sample_population", schema.POPULATION, labels)
-    unit = plan.chunk_people(sample_chunk)
-    store.lay_out(
-        "call_genotype_packed",
-        schema.packed_calls(encoding.dtype.name),
-        (cohort.n_samples, packed_width(len(columns))),
-        (unit, plan.CHUNK_WIDTH),
-    )
-    name = "sample_n_called"
-    store.lay_out(name, schema.PREPARED[name], (cohort.n_samples,), (unit,))
-    store.set_attrs(
-        source=locate(cohort.url).name,
-        sample_chunk=sample_chunk,
-        n_variants=len(columns),
-    )
-    return store
-
-
-def fill(cohort: Cohort, store: Store, cluster: Cluster) -> Encoding | None:
-    """Decode every block that is left on the cluster's workers.
-
-    Nothing may be laid out in the store from here on.
-
-    Returns
-    -------
-    The encoding that the calls need, where that of the store cannot hold them all: it
-    has to be laid out again. None where every block is written.
-    """
-    blocks = _plan_blocks(cohort, store)
-    store.track_blocks(len(blocks))
-    tasks = [
-        decode.BlockTask(cohort.url, store.path, block, blocks[block])
-        for block in store.blocks_left()
-    ]
-    needed = []
-    with track("preparing genotypes", len(tasks)) as progress:
-        # To the last, for no task may write once the store is laid out again.
-        for wider in cluster.run_all(decode.decode_block, tasks):
-            needed += [wider] if wider is not None else []
-            progress.advance()
-    return max(needed, key=ENCODINGS.index, default=None)
-
-
-def _plan_blocks(cohort: Cohort, store: Store) -> list[plan.Rows]:
-    return plan.plan_blocks(
-        cohort.n_samples,
-        store.attrs["n_variants"],
-        cohort.sample_chunk,
-        store.dtype("call_genotype_packed").itemsize,
-    )

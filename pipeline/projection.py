@@ -9,10 +9,10 @@ from pipeline import overlap, publication
 from pipeline.apply import apply_model
 from pipeline.cohort import Cohort
 from pipeline.config import TRUSTED, RunConfig, replace_values
+from pipeline.filling import fill, lay_out
 from pipeline.lineage import describe, provenance_inputs
 from pipeline.location import Location
 from pipeline.match import Match, MatchCounts, match_variants
-from pipeline.prepare import fill, lay_out
 from pipeline.prepared import open_prepared
 from pipeline.schema import PREPARED, VARIANT_KEYS
 from pipeline.sources import open_source

@@ -16,7 +16,7 @@ import xarray as xr
 
 from estimator.packing import Encoding
 from pipeline import calls, contigs, linkage, pruning, regions, relatedness
-from pipeline.calls import CallCounts, Fractions, Mask
+from pipeline.calls import CallCounts, CallSource, CohortCalls, Fractions, Mask
 from pipeline.cohort import Cohort
 from pipeline.config import AUTO, AUTO_RELATIVES, IGNORE, PROJECT, QCConfig
 from pipeline.errors import InputError
@@ -91,12 +91,14 @@ class QCResult:
     relatives: Relatives | None
 
 
-def quality_control(cohort: Cohort, config: QCConfig) -> QCResult:
+def quality_control(
+    cohort: Cohort, config: QCConfig, source: CallSource | None = None
+) -> QCResult:
     """Choose the variants and people that inform the fit.
 
-    Every genotype is read once; what fails a call rate is read again, to take it out
-    of the other axis's counts, and so are the samples for kinship and for linkage
-    disequilibrium.
+    Every genotype is counted once; what fails a call rate is counted again, to take it
+    out of the other axis's counts, and the samples for kinship and for linkage
+    disequilibrium are read for themselves.
     Frequencies and Hardy-Weinberg are those of the people kept; variant call rates
     are those of everyone.
 
@@ -106,6 +108,8 @@ def quality_control(cohort: Cohort, config: QCConfig) -> QCResult:
         The cohort; computed with whatever dask scheduler is current.
     config
         Thresholds. With `enabled` False only multiallelic and uncalled variants go.
+    source
+        Where the calls of `candidate_variants` are, by default in the cohort.
 
     Raises
     ------
@@ -115,32 +119,32 @@ def quality_control(cohort: Cohort, config: QCConfig) -> QCResult:
         variants are not sorted.
     """
     everyone = np.ones(cohort.n_samples, dtype=np.bool_)
+    source = source or CohortCalls(cohort)
     if not config.enabled:
-        counts = calls.count_calls(cohort, biallelic_variants(cohort), everyone)
+        counts = source.count(biallelic_variants(cohort), everyone)
         return keep_called(cohort, counts)
     runs = _sorted_contigs(cohort) if config.max_ld_r2 < 1 else None
-    filters = _Filters(cohort)
-    wanted = contigs.informative(cohort.contig_names, include_x=config.include_x)
-    filters.keep_variants("autosomal", wanted[cohort.contig_numbers])
-    _filter_places(filters, config)
-    counts = of_everyone = calls.count_calls(cohort, filters.variants, everyone)
+    filters = _filter_places(cohort, config)
+    counts = of_everyone = source.count(filters.variants, everyone)
     filters.keep_variants("called", counts.n_called > 0)
     called = filters.variants
     rate = config.min_variant_call_rate
     passing = counts.n_called / cohort.n_samples >= rate
     filters.keep_variants("variant_call_rate", passing, rate)
     failing = called & ~filters.variants
-    failed = calls.count_calls(cohort, failing, everyone)
+    failed = source.count(failing, everyone)
     sample_called = counts.sample_called - failed.sample_called
     sample_call_rate = sample_called / np.count_nonzero(filters.variants)
     rate = config.min_sample_call_rate
     filters.keep_samples("sample_call_rate", sample_call_rate >= rate, rate)
-    counts = counts - calls.count_calls(cohort, called, ~filters.samples)
+    counts = counts - source.count(called, ~filters.samples)
     passed = filters.samples
-    relatives, unrelated = _filter_relatives(filters, counts, config, sample_call_rate)
-    counts = counts - calls.count_calls(cohort, called, passed & ~filters.samples)
+    relatives, unrelated = _filter_relatives(
+        filters, source, counts, config, sample_call_rate
+    )
+    counts = counts - source.count(called, passed & ~filters.samples)
     _filter_frequencies(filters, counts, config)
-    _filter_linkage(filters, counts, config, runs, unrelated)
+    _filter_linkage(filters, source, counts, config, runs, unrelated)
     return QCResult(
         variant_mask=filters.variants,
         sample_mask=filters.samples,
@@ -150,6 +154,21 @@ def quality_control(cohort: Cohort, config: QCConfig) -> QCResult:
         encoding=of_everyone.encoding(filters.variants),
         relatives=relatives,
     )
+
+
+def candidate_variants(cohort: Cohort, config: QCConfig) -> Mask:
+    """True for the variants that may be kept, by all that is known without their calls.
+
+    Raises
+    ------
+    InputError
+        If there are none, or, for linkage disequilibrium, if they are not sorted.
+    """
+    if not config.enabled:
+        return biallelic_variants(cohort)
+    if config.max_ld_r2 < 1:
+        _sorted_contigs(cohort)
+    return _filter_places(cohort, config).variants
 
 
 def biallelic_variants(cohort: Cohort) -> Mask:
@@ -237,8 +256,11 @@ class _Filters:
         return after
 
 
-def _filter_places(filters: _Filters, config: QCConfig) -> None:
-    cohort = filters.cohort
+def _filter_places(cohort: Cohort, config: QCConfig) -> _Filters:
+    """The filters that know all they need before a call is read."""
+    filters = _Filters(cohort)
+    wanted = contigs.informative(cohort.contig_names, include_x=config.include_x)
+    filters.keep_variants("autosomal", wanted[cohort.contig_numbers])
     if config.variants:
         filters.keep_variants("listed", listed_variants(config.variants, cohort))
     if config.exclude_regions:
@@ -249,10 +271,15 @@ def _filter_places(filters: _Filters, config: QCConfig) -> None:
             regions.read_regions(config.exclude_regions),
         )
         filters.keep_variants("excluded_regions", ~excluded)
+    return filters
 
 
 def _filter_relatives(
-    filters: _Filters, counts: CallCounts, config: QCConfig, call_rate: Fractions
+    filters: _Filters,
+    source: CallSource,
+    counts: CallCounts,
+    config: QCConfig,
+    call_rate: Fractions,
 ) -> tuple[Relatives | None, Mask]:
     """Pairs of relatives, and a largest set of people without any.
 
@@ -262,6 +289,7 @@ def _filter_relatives(
     if config.relatives != IGNORE:
         found = relatedness.search(
             filters.cohort,
+            source,
             filters.variants,
             filters.samples,
             counts.minor_frequency,
@@ -328,6 +356,7 @@ def _sorted_contigs(cohort: Cohort) -> npt.NDArray[np.int64]:
 
 def _filter_linkage(
     filters: _Filters,
+    source: CallSource,
     counts: CallCounts,
     config: QCConfig,
     runs: npt.NDArray[np.int64] | None,
@@ -341,7 +370,7 @@ def _filter_linkage(
     ends = linkage.window_ends(runs[kept], positions, config.ld_window_bp)
     passing = np.zeros_like(kept)
     passing[kept] = pruning.prune(
-        calls.dosage(filters.cohort, kept, _linkage_sample(unrelated, config)),
+        source.dosage(kept, _linkage_sample(unrelated, config)),
         ends,
         counts.minor_frequency[kept],
         config.max_ld_r2,

@@ -12,8 +12,8 @@ import dask.array as da
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import bit_planes, calls, contigs, kinship, pruning
-from pipeline.calls import Fractions, Mask
+from pipeline import contigs, kinship, pruning
+from pipeline.calls import CallSource, Fractions, Mask
 from pipeline.cohort import Cohort
 
 # Halfway between degrees, as powers of two: Manichaikul et al. (2010), table 1.
@@ -61,6 +61,7 @@ class Relatives:
 
 def search(
     cohort: Cohort,
+    source: CallSource,
     variants: Mask,
     samples: Mask,
     minor_frequency: Fractions,
@@ -75,6 +76,8 @@ def search(
     ----------
     cohort
         The cohort.
+    source
+        Where its calls are.
     variants, samples
         True for the variants to choose from, and for the people.
     minor_frequency
@@ -96,7 +99,7 @@ def search(
     n_chosen = min(eligible.size, MAX_VARIANTS)
     chosen = np.zeros_like(variants)
     chosen[eligible[np.arange(n_chosen) * eligible.size // n_chosen]] = True
-    found = find_relatives(calls.dosage(cohort, chosen, samples), min_kinship)
+    found = find_relatives(source.dosage(chosen, samples), min_kinship)
     return Relatives(people[found.first], people[found.second], found.kinship)
 
 
@@ -114,7 +117,7 @@ def find_relatives(dosage: da.Array, min_kinship: float = SECOND_DEGREE) -> Rela
         Smallest kinship coefficient, by default that of second-degree relatives.
     """
     blocks = dosage.rechunk((-1, _BLOCK_PEOPLE)).to_delayed()[0]
-    pack = dask.delayed(_planes_of_people, pure=False)
+    pack = dask.delayed(kinship.planes_of_people, pure=False)
     planes = [pack(block) for block in blocks]
     compare = dask.delayed(kinship.related_pairs, pure=False)
     tasks = [
@@ -127,10 +130,6 @@ def find_relatives(dosage: da.Array, min_kinship: float = SECOND_DEGREE) -> Rela
     )
     order = np.lexsort((second, first))
     return Relatives(first[order], second[order], coefficient[order])
-
-
-def _planes_of_people(dosage: npt.NDArray[np.int8]) -> bit_planes.BitPlanes:
-    return bit_planes.bit_planes(dosage.T)
 
 
 def unrelated(

@@ -11,9 +11,9 @@ from estimator.packing import ENCODINGS, GENOTYPES, Encoding
 from pipeline import plan, schema
 from pipeline.cohort import Cohort
 from pipeline.decode import BlockTask, Columns, decode_block
+from pipeline.filling import lay_out
 from pipeline.location import Location
 from pipeline.plan import Rows
-from pipeline.prepare import lay_out
 from pipeline.prepared import KIND, Prepared, open_prepared
 from pipeline.progress import track
 from pipeline.store import Store, is_complete

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from estimator.packing import packed_width
 from pipeline import budget, neural, train
 from pipeline.budget import MIB, Budget, Sizes
-from pipeline.config import ApplyConfig, FitConfig, RunConfig
+from pipeline.config import ApplyConfig, FitConfig, QCConfig, RunConfig
 from pipeline.devices import WORKER_BYTES
 from pipeline.errors import InputError
+from pipeline.plan import plan_blocks
 
 SIZES = Sizes(40_000, 100_000, 1_000, 10_000)
 CONFIG = RunConfig(fit=FitConfig(n_populations=8))
@@ -127,12 +128,20 @@ def test_plan_budget__knows_how_many_chunks_distillation_takes():
 
 
 def test_plan_budget__disk_has_room_for_every_store():
-    """P in two stores with the first layer, keys in three, beside the genotypes."""
+    """P in two stores with the first layer, keys in three, beside the genotypes.
+
+    These are there twice, and counted by block, until quality control is done.
+    """
     fewer = plan(dataclasses.replace(SIZES, n_variants=SIZES.n_variants - 4_000))
     points = 4 * 8 * (3 * CONFIG.fit.n_secants + 9)
     per_variant = 4 * (3 * 8 + 1) + 3 * budget.STORED_VARIANT_BYTES + points
-    packed = SIZES.n_samples * 1_000
+    n_blocks = len(plan_blocks(SIZES.n_samples, SIZES.n_variants, SIZES.sample_chunk))
+    per_variant += 3 * 2 * n_blocks
+    packed = 2 * SIZES.n_samples * 1_000
     assert plan().disk_bytes - fewer.disk_bytes == 4_000 * per_variant + packed
+    unchecked = dataclasses.replace(CONFIG, qc=QCConfig(enabled=False))
+    less = budget.plan_budget(SIZES, unchecked, 2, None).disk_bytes
+    assert plan().disk_bytes - less == SIZES.n_samples * SIZES.n_variants // 4
 
 
 @given(

@@ -7,7 +7,7 @@ import pytest
 
 from estimator.counting import count_called
 from estimator.packing import CALLS, unpack_alleles, unpack_genotypes
-from pipeline import calls, decode, plan, prepare, schema
+from pipeline import calls, decode, filling, plan, prepare, schema
 from pipeline.config import QCConfig
 from pipeline.errors import InputError
 from pipeline.prepared import open_prepared, open_store
@@ -171,15 +171,15 @@ def test_fill__tells_the_encoding_that_a_block_needs(tmp_path):
     cohort = small_cohort(tmp_path, genotypes, chunks=(8, 32))
     index = np.arange(N_VARIANTS)
     columns = decode.Columns(index, np.zeros(N_VARIANTS, bool))
-    keys = prepare.variant_keys(cohort, index)
+    keys = filling.variant_keys(cohort, index)
     path = tmp_path / "prepared.zarr"
-    store = prepare.lay_out(cohort, path, columns, keys)
+    store = filling.lay_out(cohort, path, columns, keys)
     # Twice, as after an interruption.
     for _ in range(2):
-        assert prepare.fill(cohort, store, SerialCluster()) is CALLS
+        assert filling.fill(cohort, store, SerialCluster()) is CALLS
         assert store.blocks_left() == [1]
-    store = prepare.lay_out(cohort, path, columns, keys, CALLS)
-    assert prepare.fill(cohort, store, SerialCluster()) is None
+    store = filling.lay_out(cohort, path, columns, keys, CALLS)
+    assert filling.fill(cohort, store, SerialCluster()) is None
     found = unpack_alleles(store.read("call_genotype_packed"), N_VARIANTS)
     np.testing.assert_array_equal(found.observed, (genotypes >= 0).sum(axis=2).T)
 
@@ -189,9 +189,9 @@ def test_fill__turns_swapped_variants_round(tmp_path):
     cohort = small_cohort(tmp_path, genotypes, chunks=(8, 32))
     index = np.array([4, -1, 2, 30])
     columns = decode.Columns(index, np.array([True, False, False, True]))
-    keys = prepare.variant_keys(cohort, np.maximum(index, 0))
-    store = prepare.lay_out(cohort, tmp_path / "turned.zarr", columns, keys)
-    prepare.fill(cohort, store, SerialCluster())
+    keys = filling.variant_keys(cohort, np.maximum(index, 0))
+    store = filling.lay_out(cohort, tmp_path / "turned.zarr", columns, keys)
+    filling.fill(cohort, store, SerialCluster())
     store.finish()
     dosage = _dosage(genotypes)[:, index]
     dosage[:, 1] = -1
@@ -212,7 +212,7 @@ def test_variant_keys__follow_the_index(tmp_path):
         contig_id=text(["1", "X"]),
         variant_contig=np.array([0, 0, 1, 1], np.int8),
     )
-    keys = prepare.variant_keys(cohort, np.array([3, 0]))
+    keys = filling.variant_keys(cohort, np.array([3, 0]))
     assert {name: values.tolist() for name, values in keys.items()} == {
         "variant_contig_name": ["X", "1"],
         "variant_position": [4000, 1000],
@@ -259,10 +259,10 @@ def test_fill__a_block_that_failed_is_left(tmp_path):
     cohort = small_cohort(tmp_path, random_genotypes(8, 5))
     index = np.arange(8)
     columns = decode.Columns(index, np.zeros(8, bool))
-    keys = prepare.variant_keys(cohort, index)
-    store = prepare.lay_out(cohort, tmp_path / "p.zarr", columns, keys)
+    keys = filling.variant_keys(cohort, index)
+    store = filling.lay_out(cohort, tmp_path / "p.zarr", columns, keys)
     chunk = tmp_path / "cohort.vcz" / "call_genotype" / "1.0.0"
     chunk.write_bytes(b"damaged")
     with pytest.raises(InputError, match=r"chunk 1\.0\.0 of array call_genotype"):
-        prepare.fill(cohort, store, SerialCluster())
+        filling.fill(cohort, store, SerialCluster())
     assert store.blocks_left() == [0]
