@@ -329,7 +329,7 @@ def standard_errors(
             estimated = jnp.sum(direction * spread, axis=0)
         # Where the data tell nothing, the scores have nothing to scatter either.
         variance = jnp.where(informed < largest, estimated, largest)
-        step = jnp.sum(direction * score.T, axis=0) + shift[population]
+        step = jnp.sum(direction * score.T, axis=0)
         leaves = ~jnp.any(free & own[:, None], axis=0) & (direction[population] > 0)
         moved = direction / jnp.where(leaves, direction[population], 1.0)[None]
         moved = jnp.where(leaves[None], moved, jnp.zeros_like(moved))
@@ -348,7 +348,7 @@ def standard_errors(
     inside = _covering_variance(variance + others.variance, shift + others.mean)
     whole = _covering_variance(variance, shift) + others.square
     whole = jnp.where(jnp.sum(free, axis=0)[None] > 1, inside, whole)
-    whole = jnp.where(free, whole, _bounded_square(own.step, variance))
+    whole = jnp.where(free, whole, _bounded_square(own.step + shift, variance))
     return jnp.sqrt(jnp.clip(whole, 0.0, largest)).T
 
 
@@ -360,7 +360,8 @@ class _Own(NamedTuple):
     variance
         Its variance, as far as it is the person's own.
     step
-        The step that it wants: 0 but for the bias if it is free.
+        The step that it wants, 0 if it is free. The bias comes to that, and is in those
+        of the others already.
     """
 
     variance: Float32[Array, "k people"]
