@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     # Workers import this module, and each would hold xarray in memory for nothing.
     from pipeline.cohort import Cohort
 
-NAME = "candidates.zarr"
 _CALLS = "call_genotype_packed"
 
 

@@ -66,7 +66,7 @@ def _prepare_checked(
     attrs: dict[str, Any],
 ) -> None:
     """Pack what may be kept, check its quality, and take from it what is."""
-    beside = path.with_name(candidates.NAME)
+    beside = path.with_name(prepared.CANDIDATES)
     store, packed = Store.resume(path, prepared.KIND), None
     if store is None or beside.exists():
         packed = _pack_candidates(cohort, beside, config, cluster)

@@ -17,6 +17,8 @@ from pipeline.plan import Rows
 from pipeline.store import Store
 
 KIND = "prepared"
+# A store beside the one that is prepared (`candidates`), until that is finished.
+CANDIDATES = "candidates.zarr"
 
 
 @dataclass(frozen=True)

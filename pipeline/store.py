@@ -296,6 +296,14 @@ def is_under_way(path: Location) -> bool:
     return (path / DONE / ".zarray").exists()
 
 
+def has_blocks(path: Location, kind: str) -> bool:
+    """Whether there is an unfinished store of which some blocks are written."""
+    if not is_under_way(path):
+        return False
+    store = Store.open(path, kind)
+    return len(store.blocks_left()) < len(store.block_figures())
+
+
 def write_all(
     store: Store, specs: Mapping[str, ArraySpec], values: Mapping[str, npt.NDArray[Any]]
 ) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline import lock, provenance, publication, store
+from pipeline import lock, prepared, provenance, publication, store
 from pipeline.errors import InputError
 from pipeline.location import Location, RemotePath, delete_tree, locate
 
@@ -65,9 +65,11 @@ class Workspace:
     @property
     def has_progress(self) -> bool:
         """Whether blocks or rounds, or what came of them, would be lost."""
+        packed = self.building(prepared.CANDIDATES)
         return (
             self.building("rounds").exists()
             or self.is_built("model.zarr")
+            or store.has_blocks(packed, prepared.KIND)
             or any(store.is_under_way(self.building(name)) for name in STORES)
         )
 

@@ -14,8 +14,8 @@ from pipeline.candidates import Candidates
 from pipeline.cohort import Cohort
 from pipeline.config import QCConfig
 from pipeline.mask_parts import cut_mask
-from pipeline.prepared import open_prepared, open_store
-from pipeline.store import Store
+from pipeline.prepared import CANDIDATES, KIND, open_prepared, open_store
+from pipeline.store import Store, has_blocks
 from tests.helpers import SerialCluster, linked_genotypes, small_cohort, text
 
 N_VARIANTS, N_SAMPLES = 90, 140
@@ -61,7 +61,7 @@ def test_prepare__from_candidates_has_the_bytes_of_the_cohorts(
     cohort = _cohort(tmp_path, chunks)
     config = dataclasses.replace(CONFIG, relatives="project")
     _prepare(cohort, tmp_path / "once.zarr", config)
-    assert not (tmp_path / candidates.NAME).exists()
+    assert not (tmp_path / CANDIDATES).exists()
     monkeypatch.setattr(prepare, "_pack_candidates", lambda *_: None)
     _prepare(cohort, tmp_path / "again.zarr", config)
     found = _contents(tmp_path / "once.zarr")
@@ -94,7 +94,7 @@ def test_prepare__of_half_calls_goes_back_to_the_cohort(tmp_path: Path):
     config = dataclasses.replace(CONFIG, min_maf=0, max_ld_r2=1)
     _prepare(cohort, tmp_path / "prepared.zarr", config)
     assert open_prepared(tmp_path / "prepared.zarr").itemsize == 2
-    assert not (tmp_path / candidates.NAME).exists()
+    assert not (tmp_path / CANDIDATES).exists()
 
 
 class _KilledError(Exception):
@@ -192,3 +192,15 @@ def test_cut_mask__covers_what_is_selected(chunk: int):
         assert each[0] // chunk == each[-1] // chunk
         np.testing.assert_array_equal(np.arange(50)[part.bounds][part.within], each)
     assert cut_mask(np.zeros(50, bool), chunk) == []
+
+
+def test_has_blocks__once_one_is_marked(tmp_path: Path):
+    cohort, path = _cohort(tmp_path), tmp_path / "c.zarr"
+    assert not has_blocks(path, KIND)
+    variants = qc.candidate_variants(cohort, CONFIG)
+    store = candidates.lay_out_candidates(cohort, path, variants)
+    assert not has_blocks(path, KIND)
+    store.track_blocks(4)
+    assert not has_blocks(path, KIND)
+    store.mark_done(2)
+    assert has_blocks(path, KIND)

@@ -581,7 +581,7 @@ def test_command__killed_at_any_time_and_begun_again(folder: Path, tmp_path: Pat
     assert call(write_toml(twin), "--workers", "2").returncode == 0
     command = [str(Path(sys.executable).parent / "streamixture"), "reprocess"]
     command += [str(settings), "--workers", "2"]
-    n_killed, seconds = 0, 4.0
+    n_killed, seconds = 0, 2.0
     while versions.current(folder / "out") == 1:
         process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": ROOT})
         deadline = time.monotonic() + seconds
@@ -594,7 +594,7 @@ def test_command__killed_at_any_time_and_begun_again(folder: Path, tmp_path: Pat
         n_killed += process.poll() is None
         process.kill()
         process.wait()
-        seconds += 1.7
+        seconds += 1.2
     assert n_killed >= 2
     done = call(settings, "--workers", "2")
     assert done.returncode == 0, done.stderr
