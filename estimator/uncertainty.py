@@ -43,6 +43,7 @@ import numpy as np
 import numpy.typing as npt
 from jaxtyping import Array, Float32, Int
 
+from estimator.bounded import bounded_square, covering_variance, moments_above_zero
 from estimator.calls import unpack_codes
 from estimator.likelihood import (
     Ancestry,
@@ -63,13 +64,6 @@ from estimator.tiling import TileShape
 
 # No quantity in [0, 1] has a larger one: that of a person whom the data tell nothing.
 MAX_STANDARD_ERROR = 0.5
-# A normal deviate is within so much of zero so often.
-_NORMAL, _COVERED = 1.959964, 0.95
-_NEWTON_STEPS = 4
-# A bias of so many deviations is on one side of nearly every estimate.
-_ONE_SIDED = 8.0
-# So many deviations below zero, moments of what is above are taken from the tail's.
-_FAR_BELOW = -4.0
 _TINY = float(np.finfo(np.float32).tiny)
 
 _product = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
@@ -333,8 +327,8 @@ def standard_errors(
         leaves = ~jnp.any(free & own[:, None], axis=0) & (direction[population] > 0)
         moved = direction / jnp.where(leaves, direction[population], 1.0)[None]
         moved = jnp.where(leaves[None], moved, jnp.zeros_like(moved))
-        mean, remaining = _moments_above_zero(step, variance)
-        square = _bounded_square(step, variance)
+        mean, remaining = moments_above_zero(step, variance)
+        square = bounded_square(step, variance)
         more = _Others(
             moved**2 * square[None], moved * mean[None], moved**2 * remaining[None]
         )
@@ -345,10 +339,10 @@ def standard_errors(
     start = _Others(nothing, nothing, nothing)
     others, own = jax.lax.scan(add, start, jnp.arange(k))
     variance = own.variance + shared
-    inside = _covering_variance(variance + others.variance, shift + others.mean)
-    whole = _covering_variance(variance, shift) + others.square
+    inside = covering_variance(variance + others.variance, shift + others.mean)
+    whole = covering_variance(variance, shift) + others.square
     whole = jnp.where(jnp.sum(free, axis=0)[None] > 1, inside, whole)
-    whole = jnp.where(free, whole, _bounded_square(own.step + shift, variance))
+    whole = jnp.where(free, whole, bounded_square(own.step + shift, variance))
     return jnp.sqrt(jnp.clip(whole, 0.0, largest)).T
 
 
@@ -382,61 +376,6 @@ class _Others(NamedTuple):
     square: Float32[Array, "k people"]
     mean: Float32[Array, "k people"]
     variance: Float32[Array, "k people"]
-
-
-def _covering_variance(
-    variance: Float32[Array, "*entries"], bias: Float32[Array, "*entries"]
-) -> Float32[Array, "*entries"]:
-    """Square of the error that covers a bias: of e in estimate +- 1.96 e.
-
-    The mean square would cover more than 95 in 100 where there is much of it, because a
-    bias goes one way.
-    """
-    deviation = jnp.sqrt(jnp.maximum(variance, _TINY))
-    whole = jnp.abs(bias) / deviation
-    # From here on one side holds what there is to hold.
-    ratio = jnp.minimum(whole, _ONE_SIDED)
-    # From above, where Newton's method does not overshoot.
-    reach = jnp.minimum(_NORMAL * jnp.sqrt(1.0 + ratio**2), _NORMAL + ratio)
-    for _ in range(_NEWTON_STEPS):
-        covered = jax.scipy.special.ndtr(reach - ratio)
-        covered = covered - jax.scipy.special.ndtr(-reach - ratio)
-        density = _density(reach - ratio) + _density(reach + ratio)
-        reach = reach - (covered - _COVERED) / density
-    reach = reach + (whole - ratio)
-    return jnp.where(bias == 0, variance, (deviation * reach / _NORMAL) ** 2)
-
-
-def _density(z: Array) -> Array:
-    return jnp.exp(-0.5 * z * z) * jnp.float32((2 * np.pi) ** -0.5)
-
-
-def _bounded_square(
-    mean: Float32[Array, "*entries"], variance: Float32[Array, "*entries"]
-) -> Float32[Array, "*entries"]:
-    """Mean square of max(0, x) for normal x."""
-    deviation = jnp.sqrt(jnp.maximum(variance, _TINY))
-    z = mean / deviation
-    below = jax.scipy.special.ndtr(z)
-    density = _density(z)
-    return variance * jnp.maximum((1.0 + z * z) * below + z * density, 0.0)
-
-
-def _moments_above_zero(
-    mean: Float32[Array, "*entries"], variance: Float32[Array, "*entries"]
-) -> tuple[Float32[Array, "*entries"], Float32[Array, "*entries"]]:
-    """Mean and variance of normal x among those above zero."""
-    deviation = jnp.sqrt(jnp.maximum(variance, _TINY))
-    z = mean / deviation
-    near = jnp.maximum(z, _FAR_BELOW)
-    hazard = _density(near) / jax.scipy.special.ndtr(near)
-    left = jnp.maximum(1.0 - hazard * (near + hazard), 0.0)
-    # Far below, where rounding leaves nothing of these differences, it is nearly an
-    # exponential; 1.8 makes the two meet.
-    tail = -z / (z * z + 1.8)
-    far = z < _FAR_BELOW
-    average = jnp.where(far, tail, near + hazard)
-    return deviation * average, variance * jnp.where(far, tail**2, left)
 
 
 def _direction(

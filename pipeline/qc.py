@@ -164,8 +164,6 @@ def candidate_variants(cohort: Cohort, config: QCConfig) -> Mask:
     InputError
         If there are none, or, for linkage disequilibrium, if they are not sorted.
     """
-    if not config.enabled:
-        return biallelic_variants(cohort)
     if config.max_ld_r2 < 1:
         _sorted_contigs(cohort)
     return _filter_places(cohort, config).variants
