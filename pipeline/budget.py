@@ -302,11 +302,11 @@ def _joint_bytes(sizes: Sizes, config: RunConfig, n_workers: int) -> int:
     """Memory of a worker in a step of joint training."""
     chosen = config.neural
     frequencies = FLOAT_BYTES * config.fit.n_populations * sizes.n_variants
-    # The gradients of a worker's slices and two sums of them; P, the gradient, the
-    # natural one, the step and the next P.
+    # The gradients of a worker's slices and two sums of them; P as it was written and
+    # laid out, the gradient, the natural one, the step and the next P.
     gradients = -(-chosen.n_slices // n_workers) + 2
     people = chosen.batch_size // chosen.n_slices
-    return _encoder_bytes(sizes, config, people) + (gradients + 5) * frequencies
+    return _encoder_bytes(sizes, config, people) + (gradients + 6) * frequencies
 
 
 def check_budget(

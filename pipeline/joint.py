@@ -5,6 +5,7 @@ no task graph carries. What crosses the network is each slice's gradient, K floa
 variant. The fixed first layer is made anew from P once an epoch, `layer-EPOCH.npz`.
 """
 
+import functools
 import re
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from estimator.tiling import tile_shape
 from pipeline import checkpoint, stream
 from pipeline.location import Location, replacing
 from pipeline.minibatch import DeviceModel, Slice, lay_out_model, pad_people
+from pipeline.sum_tree import add_up
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -58,20 +60,6 @@ class JointFiles:
     def _layer(self, epoch: int) -> Location:
         return self.folder / f"layer-{epoch:04d}.npz"
 
-    def _structure(self) -> Any:
-        """A state without values."""
-
-        def start() -> joint.JointState:
-            weights = training.initial_weights(self.config, seed=0)
-            k, n_variants = self.config.n_populations, self.config.n_snps
-            frequencies = jnp.zeros((k, n_variants), jnp.float32)
-            moment = jnp.zeros((k, k), jnp.float32)
-            return joint.start_joint(
-                weights, frequencies, moment, schedule=self.schedule
-            )
-
-        return jax.eval_shape(start)
-
     def save_state(self, step: int, state: joint.JointState) -> None:
         """Write the state before a step."""
         leaves = jax.tree.leaves_with_path(state)
@@ -83,18 +71,9 @@ class JointFiles:
         with self._state(step).open("rb") as file:
             named = np.load(file, allow_pickle=False)
             return jax.tree.map_with_path(
-                lambda path, _: named[jax.tree_util.keystr(path)], self._structure()
+                lambda path, _: named[jax.tree_util.keystr(path)],
+                _structure(self.config, self.schedule),
             )
-
-    def load_model(self, step: int) -> tuple[training.Weights, FloatArray]:
-        """Read the weights and P before a step."""
-        with self._state(step).open("rb") as file:
-            named = np.load(file, allow_pickle=False)
-            weights = jax.tree.map_with_path(
-                lambda path, _: named[".encoder.weights" + jax.tree_util.keystr(path)],
-                self._structure().encoder.weights,
-            )
-            return weights, named[".frequencies"]
 
     def save_layer(self, epoch: int, projector: training.Projector) -> None:
         """Write an epoch's fixed first layer."""
@@ -114,6 +93,22 @@ class JointFiles:
             kind, number = named[1], int(named[2])
             if number not in steps if kind == "state" else number < epoch:
                 path.unlink()
+
+
+@functools.cache
+def _structure(
+    config: AncestryEstimatorConfig, schedule: joint.JointSchedule
+) -> joint.JointState:
+    """A state without values, which takes longer to trace than a step to compute."""
+
+    def start() -> joint.JointState:
+        weights = training.initial_weights(config, seed=0)
+        k, n_variants = config.n_populations, config.n_snps
+        frequencies = jnp.zeros((k, n_variants), jnp.float32)
+        moment = jnp.zeros((k, k), jnp.float32)
+        return joint.start_joint(weights, frequencies, moment, schedule=schedule)
+
+    return jax.eval_shape(start)
 
 
 def _save(path: Location, arrays: dict[str, Any]) -> None:
@@ -148,18 +143,25 @@ class _Loaded(NamedTuple):
 
 # What this worker process used last; a step's slices on one worker share it.
 _loaded: dict[Version, _Loaded] = {}
+# The state that this worker process wrote last: it need not read that.
+_written: dict[tuple[JointFiles, int], joint.JointState] = {}
 # One reader a worker process: it holds the chunks that were read ahead.
 _reader = stream.BlockReader()
 
 
+def _state(version: Version) -> joint.JointState:
+    written = _written.get((version.files, version.step))
+    return version.files.load_state(version.step) if written is None else written
+
+
 def _load(version: Version) -> _Loaded:
     if version not in _loaded:
-        weights, frequencies = version.files.load_model(version.step)
+        state = _state(version)
         layer = version.files.load_layer(version.epoch)
         _loaded.clear()
         stream.release_shards()
-        device = lay_out_model(frequencies, layer, tile_shape())
-        _loaded[version] = _Loaded(weights, device)
+        device = lay_out_model(np.asarray(state.frequencies), layer, tile_shape())
+        _loaded[version] = _Loaded(state.encoder.weights, device)
     return _loaded[version]
 
 
@@ -195,32 +197,58 @@ def renew_layer(
     version: Version, mean: npt.NDArray[np.float64], spread: npt.NDArray[np.float64]
 ) -> None:
     """Make an epoch's first layer from P as it is, and Q's moments at the start."""
-    _, frequencies = version.files.load_model(version.step)
+    frequencies = np.asarray(_state(version).frequencies)
     layer = training.projector_of_moments(mean, spread, frequencies)
     version.files.save_layer(version.epoch, layer)
 
 
-def slice_gradient(
-    part: Slice, upcoming: Slice | None, version: Version, n_padded: int
+def run_gradient(
+    run: range,
+    parts: list[Slice],
+    following: Slice | None,
+    version: Version,
+    n_padded: int,
 ) -> joint.JointGradient:
-    """Gradient of one slice of a minibatch, on the host."""
+    """Gradient of neighbouring slices of a minibatch, on the host.
+
+    Parameters
+    ----------
+    run
+        Which slices these are: a subtree of the minibatch's sum.
+    parts
+        The slices.
+    following
+        The slice that this worker will probably read next.
+    version
+        What the gradient is taken at.
+    n_padded
+        People to fill up to with missing, so that every slice has one shape.
+    """
     weights, device = _load(version)
-    people = _read(part, upcoming, device, n_padded)
-    gradient = joint.joint_gradient(
-        weights, *people, device.frequencies, version.files.config, device.tile
-    )
-    return jax.tree.map(np.asarray, gradient)
+    to_read = zip(parts, [*parts[1:], following], strict=True)
+
+    def gradient_of(leaves: range) -> joint.JointGradient | None:
+        if len(leaves) > 1:
+            return None
+        people = _read(*next(to_read), device, n_padded)
+        gradient = joint.joint_gradient(
+            weights, *people, device.frequencies, version.files.config, device.tile
+        )
+        return jax.tree.map(np.asarray, gradient)
+
+    return add_up(run, gradient_of, joint.add_gradients)
 
 
 def take_step(version: Version, gradient: joint.JointGradient) -> float:
     """Write the next state; the log-likelihood of the minibatch before the step."""
-    state = joint.joint_update(
-        version.files.load_state(version.step),
-        gradient,
-        np.int32(version.step),
-        schedule=version.files.schedule,
+    files, following = version.files, version.step + 1
+    updated = joint.joint_update(
+        _state(version), gradient, np.int32(version.step), schedule=files.schedule
     )
-    version.files.save_state(version.step + 1, state)
+    state = jax.tree.map(np.asarray, updated)
+    files.save_state(following, state)
+    _written.clear()
+    _written[files, following] = state
     return float(gradient.log_likelihood)
 
 

@@ -1,9 +1,9 @@
 """`fit.method = "neural"`: train the encoder and P together on streamed minibatches.
 
 From the starting values of the fit and an encoder distilled from them. Each minibatch
-is cut into slices whose gradients are computed side by side on the workers and added
-in a fixed tree; one task takes the step. The cut depends on the data and the
-configuration alone, so one worker and several give the same parameters.
+is cut into slices whose gradients are computed side by side on the workers, each adding
+up its own, and added in a fixed tree; one task takes the step. The cut depends on the
+data and the configuration alone, so one worker and several give the same parameters.
 """
 
 import dataclasses
@@ -26,6 +26,7 @@ from pipeline.minibatch import FittedModel, Slice
 from pipeline.prepared import Prepared
 from pipeline.progress import track
 from pipeline.start import starting_point
+from pipeline.sum_tree import subtrees_of_workers
 from pipeline.tasks import Cluster
 from pipeline.train import Encoder
 
@@ -191,14 +192,19 @@ class NeuralFit:
             _blocks_per_slice(self.config.neural, self.prepared.unit)
             * self.prepared.unit
         )
-        upcoming = [*following, *[None] * len(step)]
         workers = self.cluster.spread(len(step))
-        placed = zip(step, upcoming, workers, strict=False)
         gradients = {
-            range(i, i + 1): self.cluster.submit(
-                joint.slice_gradient, part, ahead, version, n_padded, worker=worker
+            run: self.cluster.submit(
+                joint.run_gradient,
+                run,
+                step[run.start : run.stop],
+                following[run.start] if run.start < len(following) else None,
+                version,
+                n_padded,
+                worker=worker,
             )
-            for i, (part, ahead, worker) in enumerate(placed)
+            for worker, runs in subtrees_of_workers(workers, len(step))
+            for run in runs
         }
         total = self.cluster.add(add_gradients, gradients)
         # A worker holds each gradient of P for as long as anybody refers to it.
@@ -216,18 +222,18 @@ class NeuralFit:
                 mask[rows.slice] = True
             others = dataclasses.replace(self.prepared, in_fit=mask)
             outside = _figures(self._evaluate_people(version, others))
-        weights, frequencies = files.load_model(version.step)
+        state = files.load_state(version.step)
         ancestry = np.concatenate([part.ancestry for part in inside])
         training_figures = _figures(inside)
         fitted = FitResult(
-            point=Point(ancestry, frequencies),
+            point=Point(ancestry, np.asarray(state.frequencies)),
             log_likelihood=training_figures["log_likelihood"],
             trace=trace,
             converged=True,
             data_passes=PASSES_BEFORE_ROUNDS + epochs + _OTHER_PASSES,
             method=NEURAL,
         )
-        encoder = Encoder(files.config, weights, files.load_layer(epochs))
+        encoder = Encoder(files.config, state.encoder.weights, files.load_layer(epochs))
         evaluation = {"training": training_figures, "held_out": outside}
         return NeuralResult(fitted, encoder, evaluation)
 

@@ -7,7 +7,6 @@ basis follow (`steps`), for which the models of the people stay where they were 
 few floats a person, instead of a pass.
 """
 
-import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -33,7 +32,7 @@ from pipeline.plan import Rows
 from pipeline.prepared import Prepared
 from pipeline.steps import FloatArray, Share, Sums
 from pipeline.stream import Shard, ShardKey, load_shard
-from pipeline.sum_tree import add_up, subtrees
+from pipeline.sum_tree import add_up, subtrees_of_workers
 from pipeline.tasks import Cluster, Future
 
 # Shards that a task goes through, at most: a task costs its worker and the driver some
@@ -223,14 +222,11 @@ def _gather(cluster: Cluster, people: list[Future], variants: list[Future]) -> P
 
 def assign(tasks: list[ShardTask], cluster: Cluster) -> list[tuple[Batch, str | None]]:
     """Cut the shards into batches, in order, and choose a worker for each."""
-    workers = cluster.spread(len(tasks))
     batches: list[tuple[Batch, str | None]] = []
-    for worker, group in itertools.groupby(range(len(tasks)), workers.__getitem__):
-        shards = list(group)
-        run = range(shards[0], shards[-1] + 1)
-        runs = subtrees(range(len(tasks)), run, BATCH_SHARDS)
+    for worker, runs in subtrees_of_workers(cluster.spread(len(tasks)), BATCH_SHARDS):
+        is_one = sum(map(len, runs)) == 1
         for chosen, following in zip(runs, [*runs[1:], runs[0]], strict=True):
-            upcoming = None if len(run) == 1 else tasks[following.start].key
+            upcoming = None if is_one else tasks[following.start].key
             batch = Batch(chosen, tasks[chosen.start : chosen.stop], upcoming)
             batches.append((batch, worker))
     return batches

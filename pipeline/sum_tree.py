@@ -6,7 +6,8 @@ neighbours that is a subtree, as those of each of two or four workers are, is ad
 one task, the rest by tasks that take two sums each.
 """
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -39,6 +40,27 @@ def subtrees(tree: range, run: range, most: int) -> list[range]:
     if inside and len(tree) <= most:
         return [tree]
     return [part for half in _halves(tree) for part in subtrees(half, run, most)]
+
+
+def subtrees_of_workers(workers: Sequence[T], most: int) -> list[tuple[T, list[range]]]:
+    """Cut the leaves of each worker into the largest subtrees that they make up.
+
+    Parameters
+    ----------
+    workers
+        The worker of each leaf; those of one worker are neighbours.
+    most
+        Leaves of a subtree, at most.
+
+    >>> subtrees_of_workers("aaaaab", 4)
+    [('a', [range(0, 3), range(3, 5)]), ('b', [range(5, 6)])]
+    """
+    tree, found = range(len(workers)), []
+    for worker, group in itertools.groupby(tree, workers.__getitem__):
+        leaves = list(group)
+        run = range(leaves[0], leaves[-1] + 1)
+        found.append((worker, subtrees(tree, run, most)))
+    return found
 
 
 def add_up(
