@@ -67,7 +67,7 @@ def wait_for(path: Path, seconds: float = 120) -> None:
 
 
 # After a stage's sign, so that five deaths fall on different tasks.
-KILL_DELAYS = (0.0, 0.02, 0.05, 0.1, 0.2)
+KILL_DELAYS = (0.0, 0.02, 0.04, 0.07, 0.1)
 
 
 @pytest.mark.parametrize(
