@@ -16,7 +16,7 @@ import distributed
 import psutil
 import pytest
 
-from pipeline import cluster, devices, patience, provenance, tasks
+from pipeline import admission, cluster, devices, patience, provenance, tasks
 from pipeline.devices import WorkerSpec
 from pipeline.errors import ClusterError, InputError
 from pipeline.tasks import Cluster
@@ -315,7 +315,7 @@ def test_existing_cluster__a_mistyped_address_leaves_dask_as_it_was():
 
 
 def test_existing_cluster__refuses_workers_that_lack_the_package(pair, monkeypatch):
-    monkeypatch.setattr(cluster, "_PACKAGE", "streamixture-elsewhere")
+    monkeypatch.setattr(admission, "_PACKAGE", "streamixture-elsewhere")
     message = r"worker tcp://\S+ lacks streamixture-elsewhere \(.*\); install the same"
     address = pair.client.scheduler.address
     with pytest.raises(InputError, match=message), cluster.existing_cluster(address):
