@@ -196,8 +196,8 @@ def _network_bytes(
     k, m = config.fit.n_populations, sizes.n_variants
     frequencies = FLOAT_BYTES * k * m
     if config.fit.method == NEURAL:
-        # A gradient of each slice; P to each worker, and the next one's.
-        return (config.neural.n_slices + n_workers + 1) * frequencies
+        # A sum from each worker but one; P to each worker, and the next one's.
+        return (min(n_workers, config.neural.n_slices) + n_workers) * frequencies
     sums = FLOAT_BYTES * m * (k + k * (k + 1) // 2)
     # Towards the root of the tree, and from there to those who step for P.
     edges = min(n_workers, n_shards) - 1
@@ -302,9 +302,10 @@ def _joint_bytes(sizes: Sizes, config: RunConfig, n_workers: int) -> int:
     """Memory of a worker in a step of joint training."""
     chosen = config.neural
     frequencies = FLOAT_BYTES * config.fit.n_populations * sizes.n_variants
-    # The gradients of a worker's slices and two sums of them; P as it was written and
-    # laid out, the gradient, the natural one, the step and the next P.
-    gradients = -(-chosen.n_slices // n_workers) + 2
+    # Sums of a worker's slices, one for each level of their tree, and two of other
+    # workers'; P as it was written and laid out, the gradient, the natural one, the
+    # step and the next P.
+    gradients = (-(-chosen.n_slices // n_workers)).bit_length() + 2
     people = chosen.batch_size // chosen.n_slices
     return _encoder_bytes(sizes, config, people) + (gradients + 6) * frequencies
 

@@ -8,6 +8,7 @@ data and the configuration alone, so one worker and several give the same parame
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -192,24 +193,35 @@ class NeuralFit:
             _blocks_per_slice(self.config.neural, self.prepared.unit)
             * self.prepared.unit
         )
-        workers = self.cluster.spread(len(step))
         gradients = {
             run: self.cluster.submit(
                 joint.run_gradient,
                 run,
                 step[run.start : run.stop],
-                following[run.start] if run.start < len(following) else None,
+                upcoming,
                 version,
                 n_padded,
                 worker=worker,
             )
-            for worker, runs in subtrees_of_workers(workers, len(step))
-            for run in runs
+            for run, upcoming, worker in self._place(step, following)
         }
         total = self.cluster.add(add_gradients, gradients)
         # A worker holds each gradient of P for as long as anybody refers to it.
         gradients.clear()
         return self.cluster.result(self.cluster.submit(joint.take_step, version, total))
+
+    def _place(
+        self, step: list[Slice], following: list[Slice]
+    ) -> Iterator[tuple[range, Slice | None, str | None]]:
+        """Runs of slices to be added up, what is read after each, and its worker."""
+        workers = self.cluster.spread(len(step))
+        for worker, runs in subtrees_of_workers(workers, len(step)):
+            first = runs[0].start
+            upcoming = [step[run.start] for run in runs[1:]]
+            # Then the worker begins with the next step.
+            last = following[first] if first < len(following) else None
+            for run, slice_after in zip(runs, [*upcoming, last], strict=True):
+                yield run, slice_after, worker
 
     def _evaluate(self, files: JointFiles, trace: list[float]) -> NeuralResult:
         epochs = self.config.neural.epochs

@@ -89,11 +89,11 @@ def test_plan_budget__joint_training_holds_gradients_of_the_frequencies():
     """Of many populations; of few, the people judged at a time take more."""
     joint, single = (plan_joint(workers=n, n_populations=40) for n in (2, 1))
     frequencies = 4 * 40 * SIZES.n_variants
-    # Two slices and two sums of them; what the step reads, makes and leaves.
+    # Two levels of sums and two sums more; what the step reads, makes and leaves.
     held = 5 * frequencies + 10 * frequencies
     assert joint.stage_bytes["train"] == alone_bytes(512 // 4) + held
-    assert single.stage_bytes["train"] - joint.stage_bytes["train"] == 2 * frequencies
-    assert joint.network_bytes == 7 * frequencies
+    assert single.stage_bytes["train"] - joint.stage_bytes["train"] == frequencies
+    assert joint.network_bytes == 4 * frequencies
     few = plan_joint(n_populations=2)
     assert few.stage_bytes["train"] == alone_bytes(16 * 50) + 5 * 8 * SIZES.n_variants
 

@@ -5,7 +5,8 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -226,6 +227,23 @@ def test_project__gives_the_encoders_answer_unless_told_to_refine(
     encoded = read(finished, "sample_ancestry_proportion")
     np.testing.assert_array_equal(found[-1], encoded)
     assert 1e-4 < rmse(found[3], encoded, match=False) < 0.05
+
+
+@pytest.mark.parametrize("n_workers", [1, 2, 3, 4])
+def test_place__says_what_each_worker_reads_next(n_workers: int):
+    step, following = ([cast(Any, f"{n}-{i}") for i in range(4)] for n in "ab")
+    spread = SimpleNamespace(spread=lambda n: [i * n_workers // n for i in range(n)])
+    nothing: Any = None
+    fit = NeuralFit(nothing, nothing, cast(Any, spread), nothing, "")
+    placed = list(fit._place(step, following))
+    assert [i for run, _, _ in placed for i in run] == [0, 1, 2, 3]
+    for worker in range(n_workers):
+        own = [(run, after) for run, after, of in placed if of == worker]
+        firsts = [step[run.start] for run, _ in own]
+        begins = following[own[0][0].start]
+        assert [after for _, after in own] == [*firsts[1:], begins]
+    # The last minibatch of an epoch, and one that has fewer slices.
+    assert [after for _, after, _ in fit._place(step[:1], [])] == [None]
 
 
 def test_hold_out__takes_whole_chunks_evenly_spaced(finished: Path):
