@@ -12,6 +12,8 @@ with s the sum of the s_b, m_b the variants of block b of B, and M those of all.
 the infinitesimal form of the jackknife that deletes a block at a time, and needs one
 pass over the genotypes. P is treated as known, unless the error of the populations is
 given (`population_error`), which adds to each person's noise and moves them together.
+With S that noise, the score of the true q of people who are not in the fit is -S q on
+average: they come out (H - S)^-1 S q too near the middle, which their intervals count.
 
 A proportion at zero stays there under small changes of the data, so it does not move
 with the others. In other samples it would leave zero where its score, negative here,
@@ -41,7 +43,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
-from jaxtyping import Array, Float32, Int
+from jaxtyping import Array, Bool, Float32, Int
 
 from estimator.bounded import bounded_square, covering_variance, moments_above_zero
 from estimator.calls import unpack_codes
@@ -265,6 +267,7 @@ def standard_errors(
     *,
     error: PopulationError | None = None,
     n_called: Float32[Array, " people"] | None = None,
+    in_fit: Bool[Array, " people"] | None = None,
 ) -> Ancestry:
     """Standard error of every entry of Q.
 
@@ -283,6 +286,8 @@ def standard_errors(
         Of the fitted populations; without it, they are taken as known.
     n_called
         Called genotypes of each person, with `error`.
+    in_fit
+        Of whose genotypes P was estimated, with `error`; without it, of everybody's.
 
     Returns
     -------
@@ -295,7 +300,7 @@ def standard_errors(
     informative, middle = full, None
     if scatter is not None:
         middle = symmetric_from_pairs(scatter.T, k)
-    shared = shift = jnp.zeros_like(ancestry.T)
+    shared = shift = pull = jnp.zeros_like(ancestry.T)
     targets = jnp.eye(k, dtype=ancestry.dtype)
     if error is not None:
         assert n_called is not None, "the noise of P is that of called genotypes"
@@ -307,8 +312,11 @@ def standard_errors(
         bias = jnp.asarray(error.bias)
         shift = _product(bias.T, q)
         shared = jnp.maximum(shared - shift**2, 0.0)
-        # A bias takes no proportion beyond its bounds.
-        shift = jnp.clip(q + shift, 0.0, 1.0) - q
+        # The noise of P draws everybody to the middle, and those in the fit back by as
+        # much, for it is their own noise too.
+        if in_fit is not None:
+            drawn = _product(jnp.asarray(error.noise), q) * n_called[None]
+            pull = jnp.where(in_fit[None], pull, drawn)
         # Where it has drawn the populations apart, an error of the true Q is so much
         # larger.
         targets = targets + bias.T
@@ -324,6 +332,7 @@ def standard_errors(
         # Where the data tell nothing, the scores have nothing to scatter either.
         variance = jnp.where(informed < largest, estimated, largest)
         step = jnp.sum(direction * score.T, axis=0)
+        outward = jnp.sum(direction * pull, axis=0)
         leaves = ~jnp.any(free & own[:, None], axis=0) & (direction[population] > 0)
         moved = direction / jnp.where(leaves, direction[population], 1.0)[None]
         moved = jnp.where(leaves[None], moved, jnp.zeros_like(moved))
@@ -332,13 +341,15 @@ def standard_errors(
         more = _Others(
             moved**2 * square[None], moved * mean[None], moved**2 * remaining[None]
         )
-        return jax.tree.map(jnp.add, others, more), _Own(variance, step)
+        return jax.tree.map(jnp.add, others, more), _Own(variance, step, outward)
 
     # One after the other: all at once would hold K matrices a person.
     nothing = jnp.zeros_like(ancestry.T)
     start = _Others(nothing, nothing, nothing)
     others, own = jax.lax.scan(add, start, jnp.arange(k))
     variance = own.variance + shared
+    # A bias takes no proportion beyond its bounds.
+    shift = jnp.clip(ancestry.T + shift + own.outward, 0.0, 1.0) - ancestry.T
     inside = covering_variance(variance + others.variance, shift + others.mean)
     whole = covering_variance(variance, shift) + others.square
     whole = jnp.where(jnp.sum(free, axis=0)[None] > 1, inside, whole)
@@ -356,10 +367,13 @@ class _Own(NamedTuple):
     step
         The step that it wants, 0 if it is free. The bias comes to that, and is in those
         of the others already.
+    outward
+        How much less it was found to be than it is, because of the noise of P.
     """
 
     variance: Float32[Array, "k people"]
     step: Float32[Array, "k people"]
+    outward: Float32[Array, "k people"]
 
 
 class _Others(NamedTuple):
