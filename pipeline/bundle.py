@@ -25,6 +25,7 @@ from pipeline.train import Encoder
 
 KIND = "model"
 _WEIGHT = "encoder_weight."
+_FITTED_PEOPLE = "fitted_sample_digest"
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,15 @@ class Model:
         The trained encoder.
     error
         Of the populations; None where the fit told none.
+    fitted_people
+        Digests of the genotypes of those whom P was estimated from, rising; None where
+        they are not known.
     """
 
     frequencies: npt.NDArray[np.float32]
     encoder: Encoder
     error: PopulationError | None = None
+    fitted_people: npt.NDArray[np.uint64] | None = None
 
 
 def save_model(
@@ -53,6 +58,7 @@ def save_model(
     encoder: Encoder,
     attrs: dict[str, Any],
     error: PopulationError | None = None,
+    fitted_people: npt.NDArray[np.uint64] | None = None,
 ) -> None:
     """Write a model store, with the error of its populations where it is known."""
     source = open_store(prepared.path)
@@ -60,7 +66,7 @@ def save_model(
     write_model(
         path,
         keys,
-        Model(fitted.point.frequencies, encoder, error),
+        Model(fitted.point.frequencies, encoder, error, fitted_people),
         {
             "log_likelihood_trace": fitted.trace,
             # A joint training ends after its epochs, and shows nothing of the kind.
@@ -117,6 +123,8 @@ def write_model(
         parts = zip(_ERROR, model.error, strict=True)
         error = {name: np.asarray(part) for name, part in parts}
         write_all(store, schema.POPULATION_ERROR, error)
+    if model.fitted_people is not None:
+        store.write(_FITTED_PEOPLE, schema.FITTED_PEOPLE, model.fitted_people)
     for name, values in _flatten(model.encoder.weights):
         dims = tuple(f"{name}.{axis}" for axis in range(values.ndim))
         spec = schema.ArraySpec(dims, "float32", "Weights of one encoder layer.")
@@ -157,7 +165,8 @@ _ERROR = tuple(schema.POPULATION_ERROR)
 
 
 def _is_part(name: str) -> bool:
-    return name in (_FREQUENCY, *_PROJECTOR, *_ERROR) or name.startswith(_WEIGHT)
+    known = (_FREQUENCY, *_PROJECTOR, *_ERROR, _FITTED_PEOPLE)
+    return name in known or name.startswith(_WEIGHT)
 
 
 def parts_of_model(names: Iterable[Any]) -> list[str]:
@@ -203,7 +212,8 @@ def model_of(arrays: Mapping[str, npt.NDArray[Any]], attrs: Mapping[str, Any]) -
         error = PopulationError(
             noise, basis, np.zeros_like(noise) if bias is None else bias
         )
-    return Model(frequencies, Encoder(config, weights, projector), error)
+    encoder = Encoder(config, weights, projector)
+    return Model(frequencies, encoder, error, arrays.get(_FITTED_PEOPLE))
 
 
 def _flatten(

@@ -17,6 +17,7 @@ from pipeline.bundle import save_model
 from pipeline.config import NEURAL, FitConfig, RunConfig
 from pipeline.errors import InputError
 from pipeline.fit import estimate_error, fit
+from pipeline.genotype_digests import digest_fitted
 from pipeline.labels import Labels, fix_labelled, place_labels
 from pipeline.lineage import describe, provenance_inputs
 from pipeline.location import Location, delete_tree
@@ -102,7 +103,10 @@ def fit_model(
             stamp=attrs["stamp"],
         )
         known = None if error is None else meter.cluster.result(error)
-        save_model(path, prepared, fitted, encoder, attrs, known)
+        people = None
+        if known is not None:
+            people = digest_fitted(prepared, meter.cluster)
+        save_model(path, prepared, fitted, encoder, attrs, known, people)
     delete_tree(rounds)
 
 

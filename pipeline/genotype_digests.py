@@ -28,8 +28,6 @@ from pipeline.stream import read_rows
 from pipeline.tasks import Cluster
 
 N_WORDS = 2
-# People whose digests one task computes, in chunks of the store.
-_CHUNKS = 16
 
 Digests = npt.NDArray[np.uint64]
 Integers = npt.NDArray[np.int64]
@@ -55,12 +53,25 @@ def digest_rows(packed: PackedArray) -> Digests:
 
 def digest_people(prepared: Prepared, cluster: Cluster) -> Digests:
     """Digest of the genotypes of everybody in a prepared store."""
-    parts = plan.split_rows(prepared.n_samples, prepared.unit * _CHUNKS)
+    # No more at once than is read for anything else.
+    parts = plan.split_rows(prepared.n_samples, prepared.unit)
     whole = np.empty((prepared.n_samples, N_WORDS), np.uint64)
     found = cluster.run_all(partial(_digest_part, prepared.path), parts)
     for rows, digests in found:
         whole[rows.slice] = digests
     return whole
+
+
+def digest_fitted(prepared: Prepared, cluster: Cluster) -> npt.NDArray[np.uint64]:
+    """Digests of those in the fit, rising, of which a model knows them again."""
+    return np.sort(digest_people(prepared, cluster)[prepared.in_fit, 0])
+
+
+def were_fitted(
+    packed: PackedArray, fitted_people: npt.NDArray[np.uint64]
+) -> npt.NDArray[np.bool_]:
+    """Whose packed genotypes, at a model's variants, are those of people in its fit."""
+    return np.isin(digest_rows(packed)[:, 0], fitted_people)
 
 
 def _digest_part(path: Location, rows: Rows) -> tuple[Rows, Digests]:

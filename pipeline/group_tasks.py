@@ -16,6 +16,7 @@ from estimator.tiling import pad_shard, tile_shape
 from estimator.uncertainty import PopulationError
 from pipeline import bundle, fit_check, schema, stream
 from pipeline.fit_check import GroupCheck
+from pipeline.genotype_digests import were_fitted
 from pipeline.location import Location
 from pipeline.minibatch import DeviceModel, lay_out_model, pad_people
 from pipeline.plan import Rows
@@ -97,6 +98,7 @@ class _Loaded(NamedTuple):
     encoder: Encoder
     device: DeviceModel
     error: PopulationError | None
+    fitted_people: npt.NDArray[np.uint64] | None
 
 
 # The model that this worker used last, by path and fingerprint.
@@ -110,7 +112,7 @@ def _load(projector: Projector) -> _Loaded:
         device = lay_out_model(model.frequencies, model.encoder.projector, tile_shape())
         _loaded.clear()
         stream.release_shards()
-        _loaded[key] = _Loaded(model.encoder, device, model.error)
+        _loaded[key] = _Loaded(model.encoder, device, model.error, model.fitted_people)
     return _loaded[key]
 
 
@@ -119,11 +121,11 @@ def _project(
     padded: PackedArray,
     fixed: npt.NDArray[np.int16] | None,
 ) -> Projected:
-    encoder, device, _ = _load(projector)
+    model = _load(projector)
     return project(
-        device,
-        encoder.config,
-        encoder.weights,
+        model.device,
+        model.encoder.config,
+        model.encoder.weights,
         padded,
         refine=projector.refine,
         fixed=fixed,
@@ -155,16 +157,27 @@ def project_group(task: GroupTask) -> Group:
 
 def project_unchecked(task: GroupTask) -> Unchecked:
     """Project a group, and keep what its fit check will take."""
-    _, device, error = _load(task.projector)
+    model = _load(task.projector)
     packed = read_rows(open_store(task.projector.prepared_path), task.rows)
-    projected = _project(task.projector, pad_shard(packed, device.tile), task.fixed)
+    projected = _project(
+        task.projector, pad_shard(packed, model.device.tile), task.fixed
+    )
     genotypes, n_padded, encoded, (on_device, log_likelihood) = projected
     n_called = n_padded[: len(packed)]
     found = np.array(on_device)[: len(packed)]
     values: dict[str, npt.NDArray[Any]] = {}
     if task.errors is not None:
+        in_fit = task.in_fit
+        if model.fitted_people is not None and not in_fit.all():
+            in_fit = in_fit | were_fitted(packed, model.fitted_people)
         errors = group_errors(
-            task.errors, genotypes, on_device, n_called, device, error
+            task.errors,
+            genotypes,
+            on_device,
+            n_called,
+            in_fit,
+            model.device,
+            model.error,
         )
         errors = errors[: len(packed)]
         if task.fixed is not None:

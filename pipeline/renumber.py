@@ -102,4 +102,5 @@ def renumber_model(path: Location, target: Location, order: Order) -> None:
             error.basis[np.ix_(order, order, order)],
             error.bias[pairs],
         )
-    write_model(target, keys, Model(frequencies, encoder, error), attrs)
+    renumbered = Model(frequencies, encoder, error, model.fitted_people)
+    write_model(target, keys, renumbered, attrs)

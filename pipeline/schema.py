@@ -126,6 +126,12 @@ MODEL = {
     ),
 }
 
+FITTED_PEOPLE = ArraySpec(
+    ("fitted_samples",),
+    "uint64",
+    "Digests, rising, of the genotypes of the people whom P was estimated from.",
+)
+
 # Of a model that was fitted to the maximum of the likelihood.
 POPULATION_ERROR = {
     "population_frequency_noise": ArraySpec(

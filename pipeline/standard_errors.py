@@ -54,6 +54,7 @@ def group_errors(
     packed: jax.Array,
     ancestry: jax.Array,
     n_called: npt.NDArray[np.int64],
+    in_fit: npt.NDArray[np.bool_],
     model: DeviceModel,
     error: PopulationError | None,
 ) -> FloatArray:
@@ -69,6 +70,8 @@ def group_errors(
         Q at the maximum, of as many rows.
     n_called
         Called genotypes of each person; those who only fill the tiles have none.
+    in_fit
+        Who of them P was estimated from.
     model
         P on this worker's device.
     error
@@ -76,8 +79,14 @@ def group_errors(
     """
     filled = np.zeros(len(ancestry), np.float32)
     filled[: len(n_called)] = n_called
-    called = jax.device_put(filled)
-    of_populations = partial(standard_errors, error=error, n_called=called)
+    fitted = np.zeros(len(ancestry), bool)
+    fitted[: len(in_fit)] = in_fit
+    of_populations = partial(
+        standard_errors,
+        error=error,
+        n_called=jax.device_put(filled),
+        in_fit=jax.device_put(fitted),
+    )
     arguments = (packed, ancestry, model.frequencies)
     if plan.method == JACKKNIFE:
         pieces, width = cut_blocks(np.array(plan.bounds), model.tile)

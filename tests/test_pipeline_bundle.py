@@ -54,12 +54,16 @@ def _encoder(fitted: FitResult, hidden_dims: tuple[int, ...]) -> Encoder:
     )
 
 
+FITTED_PEOPLE = np.array([3, 2**63 + 5], np.uint64)
+
+
 def _saved(folder: Path, hidden_dims: tuple[int, ...] = (8, 4)) -> Path:
     fitted = _fitted()
     path = folder / "model.zarr"
     encoder = _encoder(fitted, hidden_dims)
     attrs = {"stamp": "abc"}
-    bundle.save_model(path, _prepared(folder), fitted, encoder, attrs, _error())
+    arguments = fitted, encoder, attrs, _error(), FITTED_PEOPLE
+    bundle.save_model(path, _prepared(folder), *arguments)
     return path
 
 
@@ -86,13 +90,17 @@ def test_load_model__is_what_was_saved(tmp_path, hidden_dims):
     assert model.error is not None
     np.testing.assert_array_equal(model.error.noise, _error().noise)
     np.testing.assert_array_equal(model.error.basis, _error().basis)
+    assert model.fitted_people is not None
+    np.testing.assert_array_equal(model.fitted_people, FITTED_PEOPLE)
 
 
 def test_load_model__of_a_fit_that_tells_no_error(tmp_path):
     fitted = _fitted()
     path = tmp_path / "model.zarr"
     bundle.save_model(path, _prepared(tmp_path), fitted, _encoder(fitted, ()), {})
-    assert bundle.load_model(path).error is None
+    model = bundle.load_model(path)
+    assert model.error is None
+    assert model.fitted_people is None
 
 
 def test_load_model__encodes_as_before(tmp_path):

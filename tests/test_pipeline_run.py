@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 
 from estimator.metrics import match_components, rmse
 from pipeline import checkpoint, cluster, devices, projection, run, store
@@ -95,6 +96,35 @@ def test_run__finds_the_simulated_ancestry(finished: Path, cohort: Path):
     assert q.min() >= 0
     np.testing.assert_allclose(q.sum(axis=1), 1, atol=1e-6)
     assert rmse(q, truth) < 0.05
+
+
+def test_project__knows_who_was_in_the_fit(
+    finished: Path, cohort: Path, workers: Cluster, tmp_path: Path
+):
+    # Of the same cohort every third person has others' genotypes, and another place.
+    calls = helpers.read_array(cohort, "call_genotype")
+    newcomer = np.arange(N_SAMPLES) % 3 == 0
+    rng = np.random.default_rng(1)
+    p = helpers.read_array(cohort, "simulated_population_frequency")
+    q = helpers.read_array(cohort, "simulated_ancestry_proportion")
+    drawn = rng.random((*calls.shape[:2], 2)) < (p @ q.T)[..., None]
+    calls = np.where(newcomer[:, None] & (calls >= 0), drawn, calls).astype(np.int8)
+    order = rng.permutation(N_SAMPLES)
+    source, output = tmp_path / "cohort.vcz", tmp_path / "ancestry.zarr"
+    shutil.copytree(cohort, source)
+    group = zarr.open_group(str(source), mode="r+")
+    group["call_genotype"][:] = calls[:, order]
+    config, ready = minimal_config(), contextlib.nullcontext(workers)
+    projection.project(finished / "model.zarr", str(source), output, config, ready)
+    errors = np.empty((N_SAMPLES, K), np.float32)
+    name = "sample_ancestry_proportion_se"
+    errors[order] = Store.open(output, "ancestry").read(name)
+    before = read(finished, name)
+    np.testing.assert_allclose(errors[~newcomer], before[~newcomer], rtol=1e-3)
+    # The noise of P, which is not that of newcomers, makes theirs longer.
+    inside = (q > 0.2) & (q < 0.8)
+    gained = (errors / before)[inside & newcomer[:, None]]
+    assert np.median(gained) > 1.1
 
 
 def test_run__log_likelihood_is_that_of_the_arrays_published(
