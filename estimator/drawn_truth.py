@@ -38,7 +38,7 @@ EM_STEPS = 30
 # Cells that a frequency is drawn from, and how far they reach, in standard errors.
 CELLS, REACH = 32, 3.0
 # Frequencies drawn together: workers have little room beside their shards.
-AT_ONCE = 8_192
+AT_ONCE = 2_048
 # Means of populations, and F_ST, are kept this far inside of their bounds.
 INSIDE = 1e-4
 HALF = 0.5

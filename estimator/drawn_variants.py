@@ -62,7 +62,8 @@ def _draw_alleles(
 ) -> tuple[Floats, Floats]:
     """Alternate and reference alleles of people by variants."""
     share = alleles / q.shape[1]
-    called = np.floor(share + rng.random((q.shape[1], frequencies.shape[1])))
+    shape = q.shape[1], frequencies.shape[1]
+    called = np.floor(np.float32(share) + rng.random(shape, np.float32))
     alternate = rng.binomial(called.astype(np.int64), _pooled(q, frequencies))
     return alternate.astype(np.float32), (called - alternate).astype(np.float32)
 

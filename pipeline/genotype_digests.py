@@ -37,7 +37,8 @@ Text = npt.NDArray[np.str_]
 def digest_rows(packed: PackedArray) -> Digests:
     """Digest of each person's packed genotypes, shape (people, 2)."""
     encoding = encoding_of(packed.dtype)
-    rows = [row.tobytes() for row in packed]
+    # As they are: copies would be as much again.
+    rows = list(np.ascontiguousarray(packed))
     if encoding is CALLS:
         codes = unpack_codes(packed, packed.shape[1] * VARIANTS_PER_BYTE)
         # Calls of two alleles are the same at two bits and at four.
@@ -45,7 +46,7 @@ def digest_rows(packed: PackedArray) -> Digests:
         narrow = ~single.any(axis=1)
         packed_again = pack_codes(codes[narrow] & np.uint8(3), GENOTYPES)
         for place, row in zip(np.flatnonzero(narrow), packed_again, strict=True):
-            rows[place] = row.tobytes()
+            rows[place] = row
     size = N_WORDS * 8
     hashed = [hashlib.blake2b(row, digest_size=size).digest() for row in rows]
     return np.frombuffer(b"".join(hashed), "<u8").reshape(-1, N_WORDS)
