@@ -20,7 +20,6 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import scipy.special
-import scipy.stats
 
 from estimator.basis import Matrix
 from estimator.config import MIN_FREQUENCY
@@ -88,9 +87,9 @@ def _draw_near_zero(
     seen = prior @ scipy.special.ndtr(NEAR - PLACES)
     prior /= seen[:, None]
     z = x[:, None] - PLACES
-    likelihood = np.where(
-        at_zero[:, None], scipy.special.ndtr(z), scipy.stats.norm.pdf(z)
-    )
+    # By hand, for scipy.stats takes a worker a third of a second to load.
+    density = np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)
+    likelihood = np.where(at_zero[:, None], scipy.special.ndtr(z), density)
     of_parts = likelihood @ prior.T + _TINY
     weights = np.full(len(ENDS), 1 / len(ENDS))
     for _ in range(EM_STEPS):
@@ -204,7 +203,8 @@ def _prior(p: Matrix, variance: Matrix, share: Matrix) -> tuple[Matrix, Matrix]:
 
 def _draw_near_bound(near: _Near, rng: np.random.Generator) -> npt.NDArray[np.float64]:
     """Draw frequencies near zero from their posteriors, from cells of even width."""
-    # Where the variance at hand, almost that of small numbers, has errors of REACH.
+    # As far as a true value t may be: |t - value| is REACH errors of what is t, with
+    # the variance of small frequencies, noise * (others + own * t).
     rise, level = REACH**2 * near.noise * near.own, REACH**2 * near.noise * near.others
     level = np.maximum(level, 0) + rise * np.maximum(near.value, 0)
     reach = (rise + np.sqrt(rise**2 + 4 * level)) / 2

@@ -81,13 +81,21 @@ def test_population_error__noise_is_never_taken_for_all_the_differences():
     np.testing.assert_allclose(found.noise, MAX_NOISE * 1e-3 * np.eye(3), rtol=1e-3)
 
 
+def chance_and_bias(error: PopulationError) -> tuple[np.ndarray, np.ndarray]:
+    """Variance, and size of the bias, of each population's own entry."""
+    bias = np.abs(np.diagonal(error.bias))
+    return np.einsum("kkk->k", error.basis) - bias**2, bias
+
+
 def test_population_error__mean_squares_are_symmetric_and_fall_with_data():
     coarse, fine = error_of(3, sharpness=1.0), error_of(3, sharpness=100.0)
     for found in (coarse, fine):
         np.testing.assert_allclose(found.basis, found.basis.transpose(0, 2, 1))
         assert (np.linalg.eigvalsh(found.basis) > -1e-9).all()
-    pure = np.einsum("kkk->k", coarse.basis) / np.einsum("kkk->k", fine.basis)
-    assert (pure > 5).all()
+    # A hundred times the observations of people.
+    chances, biases = zip(*map(chance_and_bias, (coarse, fine)), strict=True)
+    np.testing.assert_allclose(chances[0] / chances[1], 100, rtol=1e-3)
+    assert (biases[0] / biases[1] > 2).all()
 
 
 class _Valley:
