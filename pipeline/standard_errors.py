@@ -11,13 +11,9 @@ import jax
 import numpy as np
 import numpy.typing as npt
 
+from estimator.block_scores import block_scores, cut_blocks
 from estimator.likelihood import ancestry_statistics
-from estimator.uncertainty import (
-    PopulationError,
-    block_scores,
-    cut_blocks,
-    standard_errors,
-)
+from estimator.uncertainty import PopulationError, standard_errors
 from pipeline.config import JACKKNIFE, NO_ERRORS, ApplyConfig
 from pipeline.minibatch import DeviceModel
 from pipeline.variant_blocks import plan_variant_blocks

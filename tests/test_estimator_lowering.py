@@ -22,6 +22,7 @@ from flax import nnx
 import estimator
 from estimator import (
     basis,
+    block_scores,
     centred,
     encoder,
     joint,
@@ -124,7 +125,7 @@ def pull_case(n, simplex):
 
 def block_pieces():
     shape: Any = jax.ShapeDtypeStruct((128,), jnp.int64)
-    return uncertainty.BlockPieces(shape, shape, shape, f32(128))
+    return block_scores.BlockPieces(shape, shape, shape, f32(128))
 
 
 N_REFERENCES, CHECK_TILES = 512, 2
@@ -229,7 +230,7 @@ CASES = {
         {"schedule": JOINT},
     ),
     "block_scores": lambda: (
-        uncertainty.block_scores,
+        block_scores.block_scores,
         (PACKED, Q, P_TILES, block_pieces()),
         {"tile": TILE, "width": 2000},
     ),

@@ -8,6 +8,7 @@ import pytest
 import scipy.optimize
 import scipy.stats
 
+from estimator.block_scores import block_scores, cut_blocks
 from estimator.likelihood import ancestry_statistics
 from estimator.packing import pack_genotypes
 from estimator.projection import project_ancestry
@@ -16,8 +17,6 @@ from estimator.tiling import tile_variants as lay_out
 from estimator.uncertainty import (
     MAX_STANDARD_ERROR,
     PopulationError,
-    block_scores,
-    cut_blocks,
     standard_errors,
 )
 from tests import oracle
