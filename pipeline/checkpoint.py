@@ -47,8 +47,8 @@ def point_name(round_number: int) -> str:
     return f"point-{round_number:05d}"
 
 
-def samples_path(folder: Location, round_number: int) -> Location:
-    """File of the models that chose a round's basis."""
+def people_path(folder: Location, round_number: int) -> Location:
+    """File of the models of people that chose a round's basis."""
     return folder / f"models-{round_number:05d}-sample.npz"
 
 
@@ -79,19 +79,17 @@ def load_point(folder: Location, name: str) -> Point:
     )
 
 
-def save_samples(path: Location, people: Models, variants: Models) -> None:
-    """Write the models that chose a round's basis."""
+def save_people(path: Location, people: Models) -> None:
+    """Write the models of people that chose a round's basis."""
     with replacing(path) as file:
-        np.savez(file, *people, *variants)
+        np.savez(file, *people)
 
 
-def load_samples(path: Location) -> tuple[Models, Models]:
-    """Read the models of people, and those of variants, that chose a round's basis."""
+def load_people(path: Location) -> Models:
+    """Read the models of people that chose a round's basis."""
     with path.open("rb") as file:
         saved = np.load(file, allow_pickle=False)
-        values = [saved[f"arr_{i}"] for i in range(2 * len(Models._fields))]
-    half = len(values) // 2
-    return Models(*values[:half]), Models(*values[half:])
+        return Models(*(saved[f"arr_{i}"] for i in range(len(Models._fields))))
 
 
 def load_array(path: Location) -> npt.NDArray[np.float32]:

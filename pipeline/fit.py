@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from estimator.absent_alleles import find_absent
 from estimator.acceleration import Point, Search, advance, propose
 from pipeline import checkpoint, rounds, steps
 from pipeline.config import LIKELIHOOD, FitConfig
@@ -41,9 +42,9 @@ class FitResult:
         Times the genotypes were read from first to last.
     method
         What fitted it: "likelihood" or "neural".
-    samples
-        Models of a sample of people and of variants there, for `estimate_error`; None
-        where there are none.
+    people
+        Models of a sample of people there, for `estimate_error`; None where there are
+        none.
     """
 
     point: Point
@@ -52,7 +53,7 @@ class FitResult:
     converged: bool
     data_passes: int
     method: str = LIKELIHOOD
-    samples: Location | None = None
+    people: Location | None = None
 
 
 def fit(
@@ -116,19 +117,19 @@ def fit(
             )
     assert search.best is not None, "at least one round was evaluated"
     trace = checkpoint.load_trace(folder)
-    samples = checkpoint.samples_path(folder, search.best.round_number)
+    people = checkpoint.people_path(folder, search.best.round_number)
     return FitResult(
         point=search.result,
         log_likelihood=search.best.log_likelihood,
         trace=trace,
         converged=search.converged,
         data_passes=len(trace) + PASSES_BEFORE_ROUNDS,
-        samples=samples,
+        people=people,
     )
 
 
 def estimate_error(
-    prepared: Prepared, fitted: FitResult, cluster: Cluster, *, seed: int
+    prepared: Prepared, fitted: FitResult, cluster: Cluster
 ) -> Future | None:
     """Begin to estimate the error of the populations, for standard errors.
 
@@ -137,7 +138,7 @@ def estimate_error(
     A `PopulationError`, under way on the worker that chose the bases; None where it
     cannot be known.
     """
-    if fitted.samples is None:
+    if fitted.people is None:
         return None
     point = fitted.point
     n_variants = point.frequencies.shape[1]
@@ -145,11 +146,10 @@ def estimate_error(
     weighted = point.ancestry * (called / n_variants)[:, None]
     return cluster.submit(
         steps.estimate_error,
-        fitted.samples,
-        (len(called), n_variants),
+        fitted.people,
+        find_absent(point.frequencies),
         weighted.T @ point.ancestry.astype(float),
         float(called.mean()),
-        seed,
         worker=cluster.last,
     )
 

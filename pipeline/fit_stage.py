@@ -92,7 +92,7 @@ def fit_model(
             config.fit.max_rounds,
         )
     with meter.stage("train"):
-        error = estimate_error(prepared, fitted, meter.cluster, seed=config.seed)
+        error = estimate_error(prepared, fitted, meter.cluster)
         encoder = train(
             prepared,
             fitted,

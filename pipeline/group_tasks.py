@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from estimator.absent_alleles import Absent, find_absent
 from estimator.packing import PackedArray
 from estimator.tiling import pad_shard, tile_shape
 from estimator.uncertainty import PopulationError
@@ -98,6 +99,7 @@ class _Loaded(NamedTuple):
     encoder: Encoder
     device: DeviceModel
     error: PopulationError | None
+    absent: Absent
     fitted_people: npt.NDArray[np.uint64] | None
 
 
@@ -112,7 +114,13 @@ def _load(projector: Projector) -> _Loaded:
         device = lay_out_model(model.frequencies, model.encoder.projector, tile_shape())
         _loaded.clear()
         stream.release_shards()
-        _loaded[key] = _Loaded(model.encoder, device, model.error, model.fitted_people)
+        _loaded[key] = _Loaded(
+            model.encoder,
+            device,
+            model.error,
+            find_absent(model.frequencies),
+            model.fitted_people,
+        )
     return _loaded[key]
 
 
@@ -178,6 +186,7 @@ def project_unchecked(task: GroupTask) -> Unchecked:
             in_fit,
             model.device,
             model.error,
+            model.absent,
         )
         errors = errors[: len(packed)]
         if task.fixed is not None:

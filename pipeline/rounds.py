@@ -196,7 +196,7 @@ def evaluate(
         for part, worker in parts
     ]
     shares = [share for _, share in told]
-    samples = checkpoint.samples_path(folder, round_number)
+    samples = checkpoint.people_path(folder, round_number)
     told_all = (batches.shares, shares, counts, radius, samples)
     basis = submit(steps.find_basis, *told_all, worker=cluster.last)
     people = [

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import numpy.typing as npt
 
+from estimator.absent_alleles import Absent, score_of_absent
 from estimator.block_scores import block_scores, cut_blocks
 from estimator.likelihood import ancestry_statistics
 from estimator.uncertainty import PopulationError, standard_errors
@@ -53,6 +54,7 @@ def group_errors(
     in_fit: npt.NDArray[np.bool_],
     model: DeviceModel,
     error: PopulationError | None,
+    absent: Absent,
 ) -> FloatArray:
     """Standard errors of Q of some people.
 
@@ -72,16 +74,22 @@ def group_errors(
         P on this worker's device.
     error
         Of the populations, where it is known.
+    absent
+        Alleles that populations lack.
     """
     filled = np.zeros(len(ancestry), np.float32)
     filled[: len(n_called)] = n_called
     fitted = np.zeros(len(ancestry), bool)
     fitted[: len(in_fit)] = in_fit
+    short = None
+    if error is not None:
+        short = score_of_absent(absent, error.noise, np.asarray(ancestry), filled)
     of_populations = partial(
         standard_errors,
         error=error,
         n_called=jax.device_put(filled),
         in_fit=jax.device_put(fitted),
+        short=None if short is None else jax.device_put(short),
     )
     arguments = (packed, ancestry, model.frequencies)
     if plan.method == JACKKNIFE:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from estimator.absent_alleles import Absent
 from estimator.basis import (
     Models,
     change_of_ancestry,
@@ -192,12 +193,12 @@ def find_basis(
 ) -> Matrix:
     """Choose the basis from what all people and all variants told.
 
-    The samples are written to a file, for `estimate_error` once the fit has ended.
+    That of people is written to a file, for `estimate_error` once the fit has ended.
     """
     of_people = list(itertools.chain(*people))
     samples = [_together(shares) for shares in (of_people, variants)]
     pulls = [share.pull for share in (*of_people, *variants)]
-    checkpoint.save_samples(path, *samples)
+    checkpoint.save_people(path, samples[0])
     return choose_basis(
         *samples,
         weights=_weights(samples, counts),
@@ -223,20 +224,14 @@ def rehearse_basis(counts: tuple[int, int], k: int) -> None:
 
 
 def estimate_error(
-    path: Location,
-    counts: tuple[int, int],
-    information: Matrix,
-    n_called: float,
-    seed: int,
+    path: Location, absent: Absent, information: Matrix, n_called: float
 ) -> PopulationError:
-    """Error of the populations, from the samples of the round that was the best."""
-    samples = checkpoint.load_samples(path)
+    """Error of the populations, from the people of the round that was the best."""
     return population_error(
-        *samples,
-        weights=_weights(samples, counts),
+        checkpoint.load_people(path),
+        absent,
         information=information,
         n_called=n_called,
-        seed=seed,
     )
 
 

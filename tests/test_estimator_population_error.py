@@ -8,13 +8,13 @@ import pytest
 import scipy.stats
 
 from estimator import likelihood, tiling
+from estimator.absent_alleles import Absent, find_absent, score_of_absent
 from estimator.basis import Models, change_of_ancestry, step_in_basis
-from estimator.basis_choice import Expansion
 from estimator.bounded import covering_variance
+from estimator.config import MIN_FREQUENCY
 from estimator.metrics import match_components
 from estimator.population_error import (
     MAX_NOISE,
-    _error_along,
     population_error,
 )
 from estimator.uncertainty import PopulationError, standard_errors
@@ -37,31 +37,31 @@ def models_of(position: np.ndarray, hessian: np.ndarray) -> Models:
     )
 
 
-def even_models(k: int, sharpness: float) -> tuple[Models, Models]:
-    """People at every vertex and inside, and variants of which some are at bounds."""
+def even_people(k: int, sharpness: float = 1.0) -> Models:
+    """People at every corner and inside, whose scores are as their Hessians say."""
     rng = np.random.default_rng(3)
     people = np.concatenate([np.eye(k)] * 20 + [rng.dirichlet(np.ones(k), 60)])
-    variants = rng.uniform(1e-6, 1 - 1e-6, (k, 200))
-    variants[:, ::5] = 1e-6
-    return (
-        models_of(people.T, sharpness * N_CALLED * (np.eye(k) + 0.1)),
-        models_of(variants, 100.0 * np.eye(k)),
-    )
+    hessian = sharpness * N_CALLED * (np.eye(k) + 0.1)
+    score = np.linalg.cholesky(hessian) @ rng.standard_normal(people.T.shape)
+    return models_of(people.T, hessian)._replace(gradient=score.astype(np.float32))
 
 
-def estimate(people: Models, variants: Models) -> PopulationError:
+def none_absent(k: int) -> Absent:
+    return find_absent(np.full((k, 10), 0.5, np.float32))
+
+
+def estimate(people: Models, absent: Absent | None = None) -> PopulationError:
+    k = len(people.position)
     return population_error(
         people,
-        variants,
-        weights=(1.0, 1.0),
-        information=100.0 * np.eye(len(people.position)),
+        absent or none_absent(k),
+        information=100.0 * np.eye(k),
         n_called=N_CALLED,
-        seed=1,
     )
 
 
 def error_of(k: int, sharpness: float = 1.0) -> PopulationError:
-    return estimate(*even_models(k, sharpness))
+    return estimate(even_people(k, sharpness))
 
 
 def test_population_error__of_one_population_is_none():
@@ -81,10 +81,9 @@ def test_population_error__noise_is_never_taken_for_all_the_differences():
     np.testing.assert_allclose(found.noise, MAX_NOISE * 1e-3 * np.eye(3), rtol=1e-3)
 
 
-def chance_and_bias(error: PopulationError) -> tuple[np.ndarray, np.ndarray]:
-    """Variance, and size of the bias, of each population's own entry."""
-    bias = np.abs(np.diagonal(error.bias))
-    return np.einsum("kkk->k", error.basis) - bias**2, bias
+def chance(error: PopulationError) -> np.ndarray:
+    """Variance of each population's own entry."""
+    return np.einsum("kkk->k", error.basis) - np.diagonal(error.bias) ** 2
 
 
 def test_population_error__mean_squares_are_symmetric_and_fall_with_data():
@@ -92,46 +91,54 @@ def test_population_error__mean_squares_are_symmetric_and_fall_with_data():
     for found in (coarse, fine):
         np.testing.assert_allclose(found.basis, found.basis.transpose(0, 2, 1))
         assert (np.linalg.eigvalsh(found.basis) > -1e-9).all()
+        np.testing.assert_allclose(found.bias.sum(axis=1), 0, atol=1e-6)
     # A hundred times the observations of people.
-    chances, biases = zip(*map(chance_and_bias, (coarse, fine)), strict=True)
-    np.testing.assert_allclose(chances[0] / chances[1], 100, rtol=1e-3)
-    assert (biases[0] / biases[1] > 2).all()
+    assert (chance(coarse) / chance(fine) > 20).all()
 
 
-class _Valley:
-    """An F that is flat about A = 1 and falls steeply from some distance on."""
-
-    def __init__(self, width: float) -> None:
-        self._width = width
-
-    def expand(self, basis: np.ndarray) -> Expansion:
-        beyond = max(np.abs(basis - np.eye(len(basis))).max() - self._width, 0.0)
-        nothing = np.zeros((2, 2))
-        return Expansion(-1e4 * beyond, nothing, nothing)
-
-
-def test_error_along__ends_where_the_bounds_are():
-    axis = np.array([[1.0, -1.0], [0.0, 0.0]])
-    found = _error_along(axis, _Valley(0.02), 0.0, 0.3)  # type: ignore[arg-type]
-    assert 0.01 < found < 0.0202
-
-
-def test_error_along__believes_a_curvature_that_holds():
-    axis = np.array([[1.0, -1.0], [0.0, 0.0]])
-    assert _error_along(axis, _Valley(1.0), 0.0, 0.3) == 0.3  # type: ignore[arg-type]
-
-
-def test_population_error__same_seed_same_bytes():
+def test_population_error__same_people_same_bytes():
     for one, other in zip(error_of(3), error_of(3), strict=True):
         assert one.tobytes() == other.tobytes()
 
 
+def test_population_error__people_pulled_inside_are_put_back():
+    # Those at corners want to be further out by a step of .05, which bounds do not let
+    # them: the fit has the populations too close together.
+    people = even_people(2, sharpness=10.0)
+    corner = np.asarray(people.position).max(axis=0) == 1
+    within = np.array([[1, -1], [-1, 1]]) / 2
+    step = 0.05 * within @ np.asarray(people.position) * corner
+    noise = np.eye(2) / 100
+    slope = (10 * (np.eye(2) + 0.1) - noise) @ step * N_CALLED
+    # True populations are these; ancestry of those that are fitted there is less.
+    slope = people.gradient + slope.astype(np.float32)
+    found, before = estimate(people._replace(gradient=slope)), estimate(people)
+    assert (np.diagonal(found.bias - before.bias) < -0.02).all()
+
+
+def test_population_error__absent_alleles_are_no_reason_to_put_people_outside():
+    # Everybody at the first corner has a score that comes of alleles absent from it.
+    people = even_people(2, sharpness=10.0)
+    frequencies = np.full((2, 200), 0.5, np.float32)
+    frequencies[0, :50] = MIN_FREQUENCY
+    absent = find_absent(frequencies)
+    q = np.asarray(people.position)
+    called = np.full(q.shape[1], N_CALLED)
+    score = score_of_absent(absent, np.eye(2) / 100, q.T, called)
+    assert (score[q[0] == 1, 1] < 0).all()
+    short = people._replace(gradient=people.gradient + score.T)
+    one, other = estimate(short, absent), estimate(people)
+    np.testing.assert_allclose(one.bias, other.bias, atol=1e-5)
+    assert np.abs(estimate(short).bias - other.bias).max() > 0.001
+
+
 def test_population_error__held_people_fix_the_basis():
-    people, variants = even_models(3, 1.0)
+    people = even_people(3)
     free = error_of(3)
     pure = np.asarray(people.position).max(axis=0) == 1
-    held = estimate(people._replace(held=pure), variants)
-    assert (np.einsum("kkk->k", held.basis) < np.einsum("kkk->k", free.basis)).all()
+    held = estimate(people._replace(held=pure))
+    assert (chance(held) < chance(free)).all()
+    assert np.abs(held.bias).max() < 0.02
 
 
 def test_standard_errors__add_the_error_of_the_populations():
@@ -253,26 +260,34 @@ def test_standard_errors__cover_a_bias_that_has_no_chance_beside_it():
     assert np.isfinite(vertex).all()
 
 
-def test_population_error__a_bias_has_populations_apart():
-    found = error_of(3)
-    np.testing.assert_allclose(found.bias.sum(axis=1), 0, atol=1e-6)
-    assert (np.diagonal(found.bias) >= 0).all()
-    # The mean square holds it.
-    rest = found.basis - np.einsum("ak,ck->kac", found.bias, found.bias)
-    assert (np.linalg.eigvalsh(rest) > -1e-9).all()
+def test_standard_errors__of_people_inside_count_what_scores_are_short_of():
+    ancestry = np.array([[0.9, 0.1], [1.0, 0.0]], np.float32)
+    hessian = np.tile([2e3, 0, 2e3], (2, 1)).astype(np.float32)
+    nothing = (np.zeros((2,) * n, np.float32) for n in (2, 3, 2))
+    short = np.array([[0, -100], [0, -100]], np.float32)
 
+    def errors(**kwargs: np.ndarray) -> np.ndarray:
+        found = standard_errors(
+            jnp.asarray(ancestry),
+            jnp.asarray(hessian),
+            jnp.zeros((2, 2), jnp.float32),
+            error=error,
+            n_called=jnp.ones(2, jnp.float32),
+            **{name: jnp.asarray(value) for name, value in kwargs.items()},
+        )
+        return np.asarray(found)
 
-def test_population_error__alleles_not_met_with_draw_populations_together():
-    # Nobody is near a vertex, and half of the variants lack an allele somewhere.
-    rng = np.random.default_rng(3)
-    people = 0.2 + 0.4 * rng.dirichlet(np.ones(3), 100)
-    variants = rng.uniform(0.1, 0.9, (3, 200))
-    variants[0, ::2] = 1e-6
-    found = estimate(
-        models_of(people.T, np.eye(3) * N_CALLED),
-        models_of(variants, np.eye(3) * 100.0),
+    error = PopulationError(*nothing)
+    # Of (1, -1) / 2 times the score, by an information of 1e3 for that step.
+    shift, variance = 100 / 4e3, 1 / 4e3
+    covered = covering_variance(jnp.float32(variance), jnp.float32(shift))
+    found = errors(short=short)
+    np.testing.assert_allclose(found[0], np.sqrt(covered), rtol=1e-3)
+    np.testing.assert_array_equal(found[1], errors()[1])
+    newcomers = np.zeros(2, bool)
+    np.testing.assert_array_equal(
+        errors(short=short, in_fit=newcomers), errors(in_fit=newcomers)
     )
-    assert found.bias[0, 0] < 0
 
 
 @dataclass(frozen=True)
@@ -296,21 +311,14 @@ def people_models(genotypes: np.ndarray, q: np.ndarray, p: np.ndarray) -> Models
 def error_of_fit(
     genotypes: np.ndarray, q: np.ndarray, p: np.ndarray
 ) -> PopulationError:
-    """Error of the populations, from everybody and every variant."""
-    n_people, n_variants = genotypes.shape
-    packed = padded_shard(genotypes)
-    padded = jnp.asarray(tiling.pad_ancestry(q, len(packed)))
-    tiles = tiling.tile_variants(jnp.asarray(p), TILE.width)
-    found = likelihood.frequency_statistics(packed, padded, tiles, tile=TILE)
-    rise, bend = (np.asarray(tiling.untile_variants(s, n_variants)) for s in found)
+    """Error of the populations, from everybody."""
+    n_variants = genotypes.shape[1]
     called = (genotypes >= 0).sum(axis=1)
     return population_error(
         people_models(genotypes, q, p),
-        Models(p, rise, bend, np.zeros(n_variants, bool)),
-        weights=(1.0, 1.0),
+        find_absent(p),
         information=(q * (called / n_variants)[:, None]).T @ q.astype(float),
         n_called=float(called.mean()),
-        seed=0,
     )
 
 

@@ -130,12 +130,9 @@ def test_find_basis__weighs_samples_by_what_they_stand_for(tmp_path: Path):
     file = tmp_path / "models.npz"
     chosen = steps.find_basis([[people]], [variants], (4_000, 6_000), 0.4, file)
     np.testing.assert_allclose(chosen, np.eye(K), atol=1e-9)
-    # They are kept for the error of the populations.
-    for kept, share_ in zip(
-        checkpoint.load_samples(file), (people, variants), strict=True
-    ):
-        for one, other in zip(kept, share_.sample, strict=True):
-            np.testing.assert_array_equal(one, other)
+    # People are kept for the error of the populations.
+    for one, other in zip(checkpoint.load_people(file), people.sample, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 class _Spread:

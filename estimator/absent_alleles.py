@@ -1,0 +1,99 @@
+"""Alleles that a fit has as absent from a population, and what they say of its people.
+
+The frequency of an allele that nobody of a population carries is fitted as zero. Then
+those people's own genotypes are certain: they add nothing to their likelihood that they
+could have, and make them look as little as can be like anybody else. In other samples
+some of them would carry the allele, and its frequency would be above zero for it; where
+frequencies are above zero, what carriers' scores have more is what others' have less,
+and the mean score of the true Q is zero. So at absent alleles it is short of zero by
+what those without one have: people of the population are fitted too near the corner.
+
+Whose genotypes are certain in this way: whoever would have raised the frequency by
+carrying one, as nobody else's ancestry explains it. With n_l alleles in population l,
+its slope at zero is -n_l, and one carried by a person of frequency f adds q_l / f.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from estimator.config import MIN_FREQUENCY
+
+FloatArray = npt.NDArray[np.float32]
+
+PLOIDY = 2
+# Variants that are looked at, of those that lack an allele somewhere.
+MOST = 1_024
+# People by so many are held at a time.
+_AT_ONCE = 256
+
+
+class Absent(NamedTuple):
+    """Variants with an allele that some population lacks.
+
+    Attributes
+    ----------
+    frequencies
+        Of that allele, one variant a column.
+    lacking
+        In which populations it was fitted as absent.
+    each
+        Called alleles that one stands for, for each called genotype of a person.
+    """
+
+    frequencies: FloatArray
+    lacking: npt.NDArray[np.bool_]
+    each: float
+
+
+def find_absent(frequencies: FloatArray) -> Absent:
+    """Find variants with an allele that some population lacks, by P of all variants."""
+    low = frequencies <= MIN_FREQUENCY
+    high = frequencies >= 1 - MIN_FREQUENCY
+    zero, one = (np.flatnonzero(some.any(axis=0)) for some in (low, high))
+    stride = max(1, -(-(len(zero) + len(one)) // MOST))
+    zero, one = zero[::stride], one[::stride]
+    return Absent(
+        np.concatenate([frequencies[:, zero], 1 - frequencies[:, one]], axis=1),
+        np.concatenate([low[:, zero], high[:, one]], axis=1),
+        PLOIDY * stride / frequencies.shape[1],
+    )
+
+
+def score_of_absent(
+    absent: Absent, noise: npt.ArrayLike, ancestry: FloatArray, n_called: npt.ArrayLike
+) -> FloatArray:
+    """What a person's score is short of at alleles that were fitted as absent.
+
+    Parameters
+    ----------
+    absent
+        Variants with such alleles.
+    noise
+        S for one called genotype (`population_error`), the inverse of the sum of
+        Q_i Q_i' over everybody in the fit.
+    ancestry
+        Q of people in the fit, one a row.
+    n_called
+        Called genotypes of each.
+
+    Returns
+    -------
+    At most zero, one person a row.
+    """
+    people = np.linalg.pinv(np.asarray(noise, float), hermitian=True).sum(axis=1)
+    alleles = (PLOIDY * people).astype(np.float32)
+    total = np.zeros_like(ancestry)
+    for start in range(0, absent.frequencies.shape[1], _AT_ONCE):
+        columns = slice(start, start + _AT_ONCE)
+        p = absent.frequencies[:, columns]
+        f = ancestry @ p
+        certain = np.zeros(f.shape, bool)
+        for q, lacking, n in zip(
+            ancestry.T, absent.lacking[:, columns], alleles, strict=True
+        ):
+            certain |= lacking & (q[:, None] > n * f)
+        total += certain.astype(np.float32) @ p.T
+    called = np.float32(absent.each) * np.asarray(n_called, np.float32)
+    return -called[:, None] * total

@@ -1,0 +1,87 @@
+"""Scores at alleles that a fit has as absent: by hand, and against their reason."""
+
+import numpy as np
+
+from estimator.absent_alleles import MOST, find_absent, score_of_absent
+from estimator.config import MIN_FREQUENCY as ZERO
+
+ONE = np.float32(1 - ZERO)
+# Alleles of the two populations: 2 x 100 and 2 x 50.
+NOISE = np.diag([1 / 100, 1 / 50])
+
+
+def by_hand(
+    frequencies: np.ndarray, alleles: np.ndarray, q: np.ndarray, n_called: float
+) -> np.ndarray:
+    """The score of one person, variant by variant."""
+    total = np.zeros(len(q))
+    for p in (*frequencies.T, *(1 - frequencies.T)):
+        lacking = p <= ZERO * 1.01
+        if any(lacking & (q > alleles * (q @ p))):
+            total -= 2 * n_called / frequencies.shape[1] * p
+    return total
+
+
+def test_score_of_absent__is_the_sum_over_variants():
+    rng = np.random.default_rng(1)
+    frequencies = rng.uniform(0.05, 0.95, (2, 60)).astype(np.float32)
+    frequencies[0, :10] = ZERO
+    frequencies[1, 8:15] = ZERO
+    frequencies[1, 20:30] = ONE
+    q = np.array([[1, 0], [0, 1], [0.999, 0.001], [0.5, 0.5], [0.01, 0.99]], np.float32)
+    called = np.array([60, 60, 30, 60, 0])
+    found = score_of_absent(find_absent(frequencies), NOISE, q, called)
+    alleles = np.array([200, 100])
+    expected = [
+        by_hand(frequencies, alleles, *each) for each in zip(q, called, strict=True)
+    ]
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    assert (found <= 0).all()
+    # Somebody of both populations might have an allele from the other.
+    np.testing.assert_allclose(found[3], 0, atol=1e-3)
+    assert found[0, 1] < found[2, 1] < 0
+
+
+def test_score_of_absent__is_nothing_where_no_population_lacks_an_allele():
+    rng = np.random.default_rng(2)
+    frequencies = rng.uniform(0.05, 0.95, (2, 60)).astype(np.float32)
+    q = np.eye(2, dtype=np.float32)
+    found = score_of_absent(find_absent(frequencies), NOISE, q, np.full(2, 60))
+    assert not found.any()
+
+
+def test_find_absent__takes_every_so_many_of_many_variants():
+    rng = np.random.default_rng(3)
+    frequencies = rng.uniform(0.05, 0.95, (2, 20 * MOST)).astype(np.float32)
+    frequencies[0, ::2] = ZERO
+    frequencies[1, 1::4] = ONE
+    absent = find_absent(frequencies)
+    assert MOST / 2 < absent.frequencies.shape[1] <= MOST + 1
+    q = np.eye(2, dtype=np.float32)
+    called = np.full(2, frequencies.shape[1])
+    found = score_of_absent(absent, NOISE, q, called)
+    whole = [
+        -2 * np.sum(frequencies[1, ::2]),
+        -2 * np.sum(1 - frequencies[0, 1::4]),
+    ]
+    np.testing.assert_allclose([found[0, 1], found[1, 0]], whole, rtol=0.1)
+
+
+def test_score_of_absent__is_what_scores_at_fitted_frequencies_are_short_of():
+    # People of two populations, and the second's frequency fitted from themselves: at
+    # the true ancestry their mean score is zero where they have the allele, and that of
+    # the variants where they have not is what they are short of.
+    rng = np.random.default_rng(4)
+    n, m = 40, 20_000
+    rare, common = rng.uniform(0, 0.03, m), rng.uniform(0.2, 0.8, m)
+    genotypes = rng.binomial(2, rare, (n, m))
+    fitted = np.clip(genotypes.mean(axis=0) / 2, ZERO, ONE)
+    towards = genotypes / fitted * common - (2 - genotypes) / (1 - fitted) * common
+    own = genotypes - (2 - genotypes) / (1 - fitted) * fitted
+    score = (towards - own).sum(axis=1).mean()
+    frequencies = np.stack([common, fitted]).astype(np.float32)
+    people = np.zeros((n, 2), np.float32)
+    people[:, 1] = 1
+    noise = np.diag([1 / 100, 1 / n])
+    short = score_of_absent(find_absent(frequencies), noise, people, np.full(n, m))
+    np.testing.assert_allclose(short[0, 0] - short[0, 1], score, rtol=0.1)
