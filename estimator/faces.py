@@ -11,41 +11,38 @@ nobody's is below. With s the standard error of x_a,
 
     u = (x_a - sum_l m_l D_la) / s = t + normal error of 1,    t >= 0
 
-where t is spread as the cohort has it: some have none, and the density of others goes
-with t^(alpha - 1) near zero, as that of a Dirichlet distribution does. D, and how many
-go with each alpha, maximise the likelihood of everybody near zero, t integrated out.
-Unlike that of the fit, its maximum goes to the truth as people become many, and its
-curvature says how far it may be from there.
+where t is spread as the cohort has it (`near_zero`). D, and how it is spread, maximise
+the likelihood of everybody near zero, t integrated out. Unlike that of the fit, its
+maximum goes to the truth as people become many; the information of it says how far it
+may be from there, and too little, as the spread is taken where it is likeliest.
 
 Where hardly anybody is near zero of a population, those few, and that an even density
 is thought of first, tell where it is.
-
-References
-----------
-Kiefer and Wolfowitz (1956), Annals of Mathematical Statistics 27:887-906. Integrating
-parameters that come with each observation out of the likelihood.
-Pritchard, Stephens and Donnelly (2000), Genetics 155:945-959. Dirichlet ancestry.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import scipy.special
 
-from estimator.basis import Matrix
+from estimator.near_zero import (
+    SEEN_BEFORE,
+    Mask,
+    Matrix,
+    Spreads,
+    Vector,
+    first_weights,
+    log_prior,
+    mix,
+    scores_of_weights,
+    spread_likelihoods,
+    weigh,
+)
 
-Vector = npt.NDArray[np.float64]
 Matrices = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
 
-# In standard errors: who is near zero, and how far from it they may be in truth.
-NEAR, REACH = 4.0, 12.0
-CELLS = 36
-# How t is spread: all at zero, or with t^(alpha - 1).
-ALPHAS = (0.25, 0.5, 1.0, 2.0, 4.0)
-# People that each is as good as seen in.
-SEEN_BEFORE = np.array([0.1, 0.1, 0.1, 3.0, 0.3, 0.3])
+# In standard errors: who is near zero.
+NEAR = 4.0
 # Standard deviation of D before anybody is seen.
 UNTOLD = 0.1
 # Errors may be larger than the likelihood has them: linked variants are not as many
@@ -53,7 +50,6 @@ UNTOLD = 0.1
 # first, as strongly as so many people would say it.
 SCALES = (1.25, 1.5, 2.0, 2.5)
 SCALED_BEFORE = 8.0
-EM_STEPS = 10
 MAX_STEPS, MAX_REDUCTIONS = 40, 6
 # In standard errors of somebody near.
 LONGEST_STEP = 2.0
@@ -97,20 +93,10 @@ class _Near(NamedTuple):
     given: Mask
     limit: float
 
-
-class _Spreads(NamedTuple):
-    """Likelihoods of these people, one spread of t a row, and their slopes in u."""
-
-    likelihood: Matrix
-    slope: Matrix
-
-
-class _Mixture(NamedTuple):
-    """How many go with each spread, and what comes of it for each person."""
-
-    weights: Vector
-    likelihood: Vector
-    log_posterior: float
+    def spreads(self, moved: Vector) -> Spreads:
+        """Likelihoods where the face has moved by D."""
+        shift = moved @ self.shares
+        return spread_likelihoods(self.distance - shift, self.limit - shift, self.given)
 
 
 class _Face(NamedTuple):
@@ -136,8 +122,7 @@ def find_faces(x: Matrix, errors: Matrix, q: Matrix, held: Mask) -> Faces:
     k = len(x)
     corners, covariance = np.eye(k), np.zeros((k,) * 4)
     for population in range(k):
-        near = _people_near(population, x, errors, q, held)
-        face = _find_face(near)
+        face = _find_face(_people_near(population, x, errors, q, held))
         others = np.flatnonzero(np.arange(k) != population)
         corners[others, population] = face.moved
         # What a population has of this one, it lacks of its own.
@@ -164,79 +149,6 @@ def _people_near(
     return _Near((x[population, which] - known) / error, shares / error, given, NEAR)
 
 
-def _spread_out() -> tuple[Vector, Matrix]:
-    """Places of t, and how much of each spread is at each."""
-    edges = np.linspace(0, REACH, CELLS + 1)
-    mass = np.zeros((1 + len(ALPHAS), 1 + CELLS))
-    mass[0, 0] = 1
-    mass[1:, 1:] = [np.diff((edges / REACH) ** alpha) for alpha in ALPHAS]
-    return np.concatenate([[0], (edges[:-1] + edges[1:]) / 2]), mass
-
-
-_PLACES, _MASS = _spread_out()
-
-
-def _spreads(near: _Near, moved: Vector) -> _Spreads:
-    shift = moved @ near.shares
-
-    def expected(limit: npt.NDArray[np.float64]) -> tuple[Matrix, Matrix, Matrix]:
-        z = limit - shift - _PLACES[:, None]
-        density = np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)
-        return _MASS @ density, _MASS @ (-z * density), _MASS @ scipy.special.ndtr(z)
-
-    density, slope, _ = expected(near.distance)
-    # Only what is below the limit of being near is seen.
-    edge, _, below = expected(np.full_like(near.distance, near.limit))
-    seen, whole = below + _TINY, near.given
-    likelihood = np.where(whole, density, density / seen) + _TINY
-    return _Spreads(
-        likelihood,
-        np.where(whole, slope, slope / seen - density * edge / seen**2),
-    )
-
-
-def _mix(near: _Near, moved: Vector, spreads: _Spreads, weights: Vector) -> _Mixture:
-    # Of those whose ancestry is given, nothing is left for t.
-    likelihood = np.where(
-        near.given, spreads.likelihood[0], weights @ spreads.likelihood
-    )
-    before = SEEN_BEFORE @ np.log(weights) - 0.5 * np.sum((moved / UNTOLD) ** 2)
-    return _Mixture(weights, likelihood, float(np.log(likelihood).sum() + before))
-
-
-def _weigh(near: _Near, spreads: _Spreads, weights: Vector) -> Vector:
-    """How many go with each spread, by EM."""
-    each = spreads.likelihood[:, ~near.given]
-    for _ in range(EM_STEPS):
-        parts = each * weights[:, None]
-        counts = SEEN_BEFORE + np.sum(parts / parts.sum(axis=0), axis=1)
-        weights = counts / counts.sum()
-    return weights
-
-
-def _newton_step(
-    near: _Near, moved: Vector, spreads: _Spreads, mixture: _Mixture
-) -> tuple[Vector, Matrix]:
-    """Step of D, and the information of it that the weights leave.
-
-    Information is the sum of squares of people's scores; for those whose ancestry is
-    given, what is expected of that.
-    """
-    weights, likelihood, _ = mixture
-    slope = np.where(near.given, spreads.slope[0], weights @ spreads.slope)
-    scores = -slope / likelihood * near.shares
-    of_weights = weights[:, None] * (spreads.likelihood / likelihood - 1)
-    of_weights = np.where(near.given, 0, of_weights)
-    crossed = scores @ of_weights.T
-    told = of_weights @ of_weights.T + np.diag(SEEN_BEFORE)
-    known = np.where(near.given, near.shares, scores)
-    information = known @ known.T - crossed @ np.linalg.solve(told, crossed.T)
-    information += np.eye(len(moved)) / UNTOLD**2
-    step = np.linalg.solve(information, scores.sum(axis=1) - moved / UNTOLD**2)
-    length = np.abs(step @ near.shares).max(initial=_TINY)
-    return step * min(1, LONGEST_STEP / length), information
-
-
 def _find_face(near: _Near) -> _Face:
     """D of one population, with the errors that are the likeliest."""
     face = _find_scaled(near, 1.0, np.zeros(len(near.shares)))
@@ -250,21 +162,17 @@ def _find_face(near: _Near) -> _Face:
 
 def _find_scaled(near: _Near, scale: float, moved: Vector) -> _Face:
     """D where errors are so many times what they should be, from a D nearby."""
-    near = near._replace(
-        distance=near.distance / scale,
-        shares=near.shares / scale,
-        limit=near.limit / scale,
+    near = _Near(
+        near.distance / scale, near.shares / scale, near.given, near.limit / scale
     )
-    spreads = _spreads(near, moved)
-    weights = SEEN_BEFORE / SEEN_BEFORE.sum()
+    spreads, weights = near.spreads(moved), first_weights()
     for _ in range(MAX_STEPS):
-        weights = _weigh(near, spreads, weights)
-        here = _mix(near, moved, spreads, weights)
-        step, information = _newton_step(near, moved, spreads, here)
+        weights = weigh(spreads, weights)
+        here = _log_posterior(spreads, weights, moved)
+        step, information = _newton_step(near, moved, spreads, weights)
         for _ in range(MAX_REDUCTIONS):
-            tried = _spreads(near, moved + step)
-            gain = _mix(near, moved + step, tried, weights).log_posterior
-            gain -= here.log_posterior
+            tried = near.spreads(moved + step)
+            gain = _log_posterior(tried, weights, moved + step) - here
             if gain > 0:
                 break
             step = step / 3
@@ -274,5 +182,32 @@ def _find_scaled(near: _Near, scale: float, moved: Vector) -> _Face:
         if gain < LEAST_GAIN:
             break
     # Densities of the distance as it was.
-    height = here.log_posterior - (len(near.distance) + SCALED_BEFORE) * np.log(scale)
-    return _Face(moved, np.linalg.inv(information), float(height))
+    wider = (len(near.distance) + SCALED_BEFORE) * float(np.log(scale))
+    return _Face(moved, np.linalg.inv(information), here - wider)
+
+
+def _log_posterior(spreads: Spreads, weights: Vector, moved: Vector) -> float:
+    likelihood = mix(spreads.likelihood, weights, spreads.given)
+    before = log_prior(weights) - 0.5 * np.sum((moved / UNTOLD) ** 2)
+    return float(np.log(likelihood).sum() + before)
+
+
+def _newton_step(
+    near: _Near, moved: Vector, spreads: Spreads, weights: Vector
+) -> tuple[Vector, Matrix]:
+    """Step of D, and the information of it that the weights leave.
+
+    Information is the sum of squares of people's scores; for those whose ancestry is
+    given, what is expected of that.
+    """
+    likelihood = mix(spreads.likelihood, weights, near.given)
+    scores = -mix(spreads.slope, weights, near.given) / likelihood * near.shares
+    of_weights = scores_of_weights(spreads, weights)
+    told = of_weights @ of_weights.T + np.diag(SEEN_BEFORE)
+    crossed = scores @ of_weights.T
+    known = np.where(near.given, near.shares, scores)
+    information = known @ known.T - crossed @ np.linalg.solve(told, crossed.T)
+    information += np.eye(len(moved)) / UNTOLD**2
+    step = np.linalg.solve(information, scores.sum(axis=1) - moved / UNTOLD**2)
+    length = np.abs(step @ near.shares).max(initial=_TINY)
+    return step * min(1, LONGEST_STEP / length), information
