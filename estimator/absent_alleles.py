@@ -11,6 +11,10 @@ what those without one have: people of the population are fitted too near the co
 Whose genotypes are certain in this way: whoever would have raised the frequency by
 carrying one, as nobody else's ancestry explains it. With n_l alleles in population l,
 its slope at zero is -n_l, and one carried by a person of frequency f adds q_l / f.
+
+People who are not in the fit do carry some, and look like others for it. Among
+frequencies that came out below zero by a normal error, where any above was as likely,
+the mean is sqrt(2 pi) / 4 of its standard deviation.
 """
 
 from typing import NamedTuple
@@ -27,6 +31,8 @@ PLOIDY = 2
 MOST = 1_024
 # People by so many are held at a time.
 _AT_ONCE = 256
+# Mean, in standard deviations, of what is above zero and came out below.
+_MEAN_BELOW = np.float32(np.sqrt(2 * np.pi) / 4)
 
 
 class Absent(NamedTuple):
@@ -82,8 +88,7 @@ def score_of_absent(
     -------
     At most zero, one person a row.
     """
-    people = np.linalg.pinv(np.asarray(noise, float), hermitian=True).sum(axis=1)
-    alleles = (PLOIDY * people).astype(np.float32)
+    alleles = _alleles(noise)
     total = np.zeros_like(ancestry)
     for start in range(0, absent.frequencies.shape[1], _AT_ONCE):
         columns = slice(start, start + _AT_ONCE)
@@ -97,3 +102,46 @@ def score_of_absent(
         total += certain.astype(np.float32) @ p.T
     called = np.float32(absent.each) * np.asarray(n_called, np.float32)
     return -called[:, None] * total
+
+
+def score_of_carried(
+    absent: Absent, noise: npt.ArrayLike, ancestry: FloatArray, n_called: npt.ArrayLike
+) -> FloatArray:
+    """What the score of newcomers has more, of alleles that were fitted as absent.
+
+    Parameters
+    ----------
+    absent, noise, n_called
+        As in `score_of_absent`.
+    ancestry
+        Q of people who are not in the fit, one a row.
+
+    Returns
+    -------
+    At least zero, one person a row.
+    """
+    alleles = _alleles(noise)
+    # Frequencies are told by people of whom a population has so many alleles.
+    told_by = np.linalg.pinv(np.asarray(noise, float), hermitian=True)
+    told_by = (told_by / told_by.sum(axis=1, keepdims=True)).astype(np.float32)
+    variance = (np.diagonal(noise) / PLOIDY).astype(np.float32)
+    total = np.zeros_like(ancestry)
+    for start in range(0, absent.frequencies.shape[1], _AT_ONCE):
+        columns = slice(start, start + _AT_ONCE)
+        p = absent.frequencies[:, columns]
+        f = ancestry @ p
+        for i, lacking in enumerate(absent.lacking[:, columns]):
+            rarest = 1 / alleles[i]
+            pooled = np.clip(told_by[i] @ p, rarest, 0.5)
+            true = _MEAN_BELOW * np.sqrt(variance[i] * pooled * (1 - pooled))
+            own = ancestry[:, i, None]
+            frequency = np.maximum(f, own * rarest + np.float32(MIN_FREQUENCY))
+            total += (own * (lacking * true) / frequency) @ p.T
+    called = np.float32(absent.each) * np.asarray(n_called, np.float32)
+    return called[:, None] * total
+
+
+def _alleles(noise: npt.ArrayLike) -> FloatArray:
+    """Alleles of each population at a variant."""
+    people = np.linalg.pinv(np.asarray(noise, float), hermitian=True).sum(axis=1)
+    return (PLOIDY * people).astype(np.float32)

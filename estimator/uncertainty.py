@@ -14,8 +14,8 @@ pass over the genotypes. P is treated as known, unless the error of the populati
 given (`population_error`), which adds to each person's noise and moves them together.
 With S that noise, the score of the true q of people who are not in the fit is -S q on
 average: they come out (H - S)^-1 S q too near the middle, which their intervals count.
-That of people in the fit is short of zero by what absent alleles have
-(`absent_alleles`), and they come out too near the corners.
+At alleles that a fit has as absent (`absent_alleles`) that of people in the fit is
+below zero, and that of others above.
 
 A proportion at zero stays there under small changes of the data, so it does not move
 with the others. In other samples it would leave zero where its score, negative here,
@@ -94,7 +94,7 @@ def standard_errors(
     error: PopulationError | None = None,
     n_called: Float32[Array, " people"] | None = None,
     in_fit: Bool[Array, " people"] | None = None,
-    short: Ancestry | None = None,
+    absent: Ancestry | None = None,
 ) -> Ancestry:
     """Standard error of every entry of Q.
 
@@ -115,8 +115,9 @@ def standard_errors(
         Called genotypes of each person, with `error`.
     in_fit
         Of whose genotypes P was estimated, with `error`; without it, of everybody's.
-    short
-        What their scores are short of, from `score_of_absent`, with `error`.
+    absent
+        Mean score of the truth at alleles that a fit has as absent, with `error`: from
+        `score_of_absent` for people in the fit, and `score_of_carried` for others.
 
     Returns
     -------
@@ -141,15 +142,15 @@ def standard_errors(
         bias = jnp.asarray(error.bias)
         shift = _product(bias.T, q)
         shared = jnp.maximum(shared - shift**2, 0.0)
-        if short is not None:
+        if absent is not None:
             # A person at a corner stays there in samples like this one.
             inside = jnp.sum(free, axis=0) > 1
-            pull = jnp.where(inside[None], -short.T, pull)
+            pull = jnp.where(inside[None], -absent.T, pull)
         # The noise of P draws everybody to the middle, and those in the fit back by as
         # much, for it is their own noise too.
         if in_fit is not None:
             drawn = _product(jnp.asarray(error.noise), q) * n_called[None]
-            pull = jnp.where(in_fit[None], pull, drawn)
+            pull = pull + jnp.where(in_fit[None], jnp.zeros_like(drawn), drawn)
         # Where it has drawn the populations apart, an error of the true Q is so much
         # larger.
         targets = targets + bias.T

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import numpy.typing as npt
 
-from estimator.absent_alleles import Absent, score_of_absent
+from estimator.absent_alleles import Absent, score_of_absent, score_of_carried
 from estimator.block_scores import block_scores, cut_blocks
 from estimator.likelihood import ancestry_statistics
 from estimator.uncertainty import PopulationError, standard_errors
@@ -81,15 +81,15 @@ def group_errors(
     filled[: len(n_called)] = n_called
     fitted = np.zeros(len(ancestry), bool)
     fitted[: len(in_fit)] = in_fit
-    short = None
+    score = None
     if error is not None:
-        short = score_of_absent(absent, error.noise, np.asarray(ancestry), filled)
+        score = _score_at(absent, error.noise, np.asarray(ancestry), filled, fitted)
     of_populations = partial(
         standard_errors,
         error=error,
         n_called=jax.device_put(filled),
         in_fit=jax.device_put(fitted),
-        short=None if short is None else jax.device_put(short),
+        absent=None if score is None else jax.device_put(score),
     )
     arguments = (packed, ancestry, model.frequencies)
     if plan.method == JACKKNIFE:
@@ -99,3 +99,17 @@ def group_errors(
     statistics = ancestry_statistics(*arguments, tile=model.tile)
     hessian, gradient = statistics.hessian, statistics.gradient
     return np.array(of_populations(ancestry, hessian, gradient))
+
+
+def _score_at(
+    absent: Absent,
+    noise: npt.ArrayLike,
+    ancestry: FloatArray,
+    n_called: FloatArray,
+    fitted: npt.NDArray[np.bool_],
+) -> FloatArray:
+    """Mean score of everybody's truth at alleles that populations lack."""
+    score = np.empty_like(ancestry)
+    for who, of in ((fitted, score_of_absent), (~fitted, score_of_carried)):
+        score[who] = of(absent, noise, ancestry[who], n_called[who])
+    return score

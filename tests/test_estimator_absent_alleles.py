@@ -2,7 +2,12 @@
 
 import numpy as np
 
-from estimator.absent_alleles import MOST, find_absent, score_of_absent
+from estimator.absent_alleles import (
+    MOST,
+    find_absent,
+    score_of_absent,
+    score_of_carried,
+)
 from estimator.config import MIN_FREQUENCY as ZERO
 
 ONE = np.float32(1 - ZERO)
@@ -85,3 +90,35 @@ def test_score_of_absent__is_what_scores_at_fitted_frequencies_are_short_of():
     noise = np.diag([1 / 100, 1 / n])
     short = score_of_absent(find_absent(frequencies), noise, people, np.full(n, m))
     np.testing.assert_allclose(short[0, 0] - short[0, 1], score, rtol=0.1)
+
+
+def test_score_of_carried__is_what_newcomers_scores_have_more():
+    # The second population's frequencies are fitted from its own people. Newcomers have
+    # some alleles that none of those had, which look as if from the first.
+    rng = np.random.default_rng(5)
+    n, m, n_new = 40, 20_000, 200
+    rare, common = rng.uniform(0, 0.1, m), rng.uniform(0.2, 0.8, m)
+    fitted = np.clip(rng.binomial(2 * n, rare) / (2 * n), ZERO, ONE)
+    q = np.array([0.3, 0.7])
+    genotypes = rng.binomial(2, q @ [common, rare], (n_new, m))
+    f = q @ [common, fitted]
+    slope = genotypes / f - (2 - genotypes) / (1 - f)
+    lacking = fitted <= ZERO
+    score = (slope * (common - fitted))[:, lacking].sum(axis=1).mean()
+    absent = find_absent(np.stack([common, fitted]).astype(np.float32))
+    people = np.tile(q, (n_new, 1)).astype(np.float32)
+    noise = np.diag([1 / 100, 1 / n])
+    found = score_of_carried(absent, noise, people, np.full(n_new, m))[0]
+    assert score > 0
+    assert 0.4 < (found[0] - found[1]) / score < 1.2
+
+
+def test_score_of_carried__is_least_where_people_are_many():
+    frequencies = np.array([[0.3, 0.6], [ZERO, 0.4]], np.float32)
+    absent, q = find_absent(frequencies), np.array([[0.5, 0.5]], np.float32)
+    few, many = (
+        score_of_carried(absent, np.diag([1 / n, 1 / n]), q, np.array([2]))
+        for n in (100, 10_000)
+    )
+    assert 0 < many[0, 0] < few[0, 0] / 5
+    assert not score_of_carried(absent, NOISE, q, np.array([0])).any()
