@@ -123,7 +123,8 @@ def score_of_carried(
     alleles = _alleles(noise)
     # Frequencies are told by people of whom a population has so many alleles.
     told_by = np.linalg.pinv(np.asarray(noise, float), hermitian=True)
-    told_by = (told_by / told_by.sum(axis=1, keepdims=True)).astype(np.float32)
+    everybody = np.maximum(told_by.sum(axis=1, keepdims=True), 1 / PLOIDY)
+    told_by = (told_by / everybody).astype(np.float32)
     variance = (np.diagonal(noise) / PLOIDY).astype(np.float32)
     total = np.zeros_like(ancestry)
     for start in range(0, absent.frequencies.shape[1], _AT_ONCE):
@@ -144,4 +145,5 @@ def score_of_carried(
 def _alleles(noise: npt.ArrayLike) -> FloatArray:
     """Alleles of each population at a variant."""
     people = np.linalg.pinv(np.asarray(noise, float), hermitian=True).sum(axis=1)
-    return (PLOIDY * people).astype(np.float32)
+    # One at least, of a population without people.
+    return np.maximum(PLOIDY * people, 1).astype(np.float32)

@@ -110,6 +110,8 @@ def _without_bounds(
     inverse = within @ np.linalg.inv(reduced + ridge) @ within.T
     step = np.einsum("nab,bn->an", inverse, score)
     variance = np.einsum("nka,nab,nbk->kn", inverse, observed, inverse)
+    # Nothing tells of people without genotypes.
+    variance = np.where(told > 0, variance, MAX_STANDARD_ERROR**2)
     errors = np.sqrt(np.clip(variance, RIDGE**2, MAX_STANDARD_ERROR**2))
     return np.asarray(people.position, float) + step, errors
 

@@ -122,3 +122,11 @@ def test_score_of_carried__is_least_where_people_are_many():
     )
     assert 0 < many[0, 0] < few[0, 0] / 5
     assert not score_of_carried(absent, NOISE, q, np.array([0])).any()
+
+
+def test_scores__are_finite_where_a_population_has_no_people():
+    frequencies = np.array([[0.3, 0.6], [ZERO, 0.4], [ZERO, ZERO]], np.float32)
+    q = np.array([[1, 0, 0], [0, 1, 0], [0, 0.5, 0.5]], np.float32)
+    noise = np.diag([1 / 100, 1 / 50, 0])
+    for score in (score_of_absent, score_of_carried):
+        assert np.isfinite(score(find_absent(frequencies), noise, q, [2, 2, 2])).all()

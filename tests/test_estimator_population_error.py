@@ -132,6 +132,20 @@ def test_population_error__absent_alleles_are_no_reason_to_put_people_outside():
     assert np.abs(estimate(short).bias - other.bias).max() > 0.001
 
 
+def test_population_error__people_without_genotypes_tell_nothing():
+    people = even_people(3)
+    blank = people._replace(
+        position=np.pad(people.position, ((0, 0), (0, 20)), constant_values=1 / 3),
+        gradient=np.pad(people.gradient, ((0, 0), (0, 20))),
+        hessian=np.pad(people.hessian, ((0, 0), (0, 20))),
+        held=np.pad(people.held, (0, 20)),
+    )
+    # They take nothing from the mean Hessian that limits the noise, either.
+    one, other = estimate(blank), estimate(people)
+    np.testing.assert_allclose(one.bias, other.bias, atol=0.01)
+    assert np.isfinite(one.basis).all()
+
+
 def test_population_error__held_people_fix_the_basis():
     people = even_people(3)
     free = error_of(3)
