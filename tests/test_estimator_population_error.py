@@ -398,7 +398,6 @@ def test_fit__intervals_cover_the_truth():
 @pytest.mark.parametrize(("k", "seed"), [(3, 5), (5, 11)])
 def test_fit__intervals_cover_the_truth_where_structure_is_thin(k, seed):
     found = coverage(1000, 10_000, k, seed=seed, fst=0.05, concentration=0.25)
-    # The bias is most of the error here. With five populations it is found too small,
-    # and other draws change what is held by a hundredth.
+    # The bias is most of the error here.
     assert found.given < 0.75
-    assert 0.92 < found.whole < 0.97
+    assert 0.93 < found.whole < 0.97
