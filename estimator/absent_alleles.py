@@ -9,14 +9,18 @@ and the mean score of the true Q is zero. So at absent alleles it is short of ze
 what those without one have: people of the population are fitted too near the corner.
 
 Whose genotypes are certain in this way: whoever would have raised the frequency by
-carrying one, as nobody else's ancestry explains it. With n_l alleles in population l,
-its slope at zero is -n_l, and one carried by a person of frequency f adds q_l / f.
+carrying one, as nobody else's ancestry explains it. One that is carried by a person of
+frequency f adds q_l / f to the slope of the log-likelihood, which at zero is -n_l with
+n_l alleles in population l and no carriers anywhere; where others' ancestry explains
+some, it came out below zero by a normal error, whose deviation is one over that of the
+frequency, and its mean is sqrt(2 / pi) of that.
 
 People who are not in the fit do carry some, and look like others for it. Among
 frequencies that came out below zero by a normal error, where any above was as likely,
 the mean is sqrt(2 pi) / 4 of its standard deviation.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -27,11 +31,14 @@ from estimator.config import MIN_FREQUENCY
 FloatArray = npt.NDArray[np.float32]
 
 PLOIDY = 2
+HALF = 0.5
 # Variants that are looked at, of those that lack an allele somewhere.
 MOST = 1_024
 # People by so many are held at a time.
 _AT_ONCE = 256
-# Mean, in standard deviations, of what is above zero and came out below.
+# Means, in standard deviations: of an error that is below zero, and of what is above
+# zero and came out below.
+_MEAN_ERROR = np.float32(np.sqrt(2 / np.pi))
 _MEAN_BELOW = np.float32(np.sqrt(2 * np.pi) / 4)
 
 
@@ -88,18 +95,14 @@ def score_of_absent(
     -------
     At most zero, one person a row.
     """
-    alleles = _alleles(noise)
     total = np.zeros_like(ancestry)
-    for start in range(0, absent.frequencies.shape[1], _AT_ONCE):
-        columns = slice(start, start + _AT_ONCE)
-        p = absent.frequencies[:, columns]
-        f = ancestry @ p
+    for part in _parts(absent, noise):
+        f = ancestry @ part.frequencies
         certain = np.zeros(f.shape, bool)
-        for q, lacking, n in zip(
-            ancestry.T, absent.lacking[:, columns], alleles, strict=True
-        ):
-            certain |= lacking & (q[:, None] > n * f)
-        total += certain.astype(np.float32) @ p.T
+        for q, lacking, error, rarest in zip(ancestry.T, *part[1:], strict=True):
+            slope = np.minimum(_MEAN_ERROR / error, 1 / rarest)
+            certain |= lacking & (q[:, None] > slope * f)
+        total += certain.astype(np.float32) @ part.frequencies.T
     called = np.float32(absent.each) * np.asarray(n_called, np.float32)
     return -called[:, None] * total
 
@@ -120,30 +123,49 @@ def score_of_carried(
     -------
     At least zero, one person a row.
     """
-    alleles = _alleles(noise)
-    # Frequencies are told by people of whom a population has so many alleles.
-    told_by = np.linalg.pinv(np.asarray(noise, float), hermitian=True)
-    everybody = np.maximum(told_by.sum(axis=1, keepdims=True), 1 / PLOIDY)
-    told_by = (told_by / everybody).astype(np.float32)
-    variance = (np.diagonal(noise) / PLOIDY).astype(np.float32)
     total = np.zeros_like(ancestry)
-    for start in range(0, absent.frequencies.shape[1], _AT_ONCE):
-        columns = slice(start, start + _AT_ONCE)
-        p = absent.frequencies[:, columns]
-        f = ancestry @ p
-        for i, lacking in enumerate(absent.lacking[:, columns]):
-            rarest = 1 / alleles[i]
-            pooled = np.clip(told_by[i] @ p, rarest, 0.5)
-            true = _MEAN_BELOW * np.sqrt(variance[i] * pooled * (1 - pooled))
-            own = ancestry[:, i, None]
+    for part in _parts(absent, noise):
+        f = ancestry @ part.frequencies
+        for q, lacking, error, rarest in zip(ancestry.T, *part[1:], strict=True):
+            own = q[:, None]
             frequency = np.maximum(f, own * rarest + np.float32(MIN_FREQUENCY))
-            total += (own * (lacking * true) / frequency) @ p.T
+            true = lacking * (_MEAN_BELOW * error)
+            total += (own * true / frequency) @ part.frequencies.T
     called = np.float32(absent.each) * np.asarray(n_called, np.float32)
     return called[:, None] * total
 
 
-def _alleles(noise: npt.ArrayLike) -> FloatArray:
-    """Alleles of each population at a variant."""
-    people = np.linalg.pinv(np.asarray(noise, float), hermitian=True).sum(axis=1)
-    # One at least, of a population without people.
-    return np.maximum(PLOIDY * people, 1).astype(np.float32)
+class _Part(NamedTuple):
+    """Some of the variants.
+
+    Attributes
+    ----------
+    frequencies, lacking
+        As in `Absent`.
+    errors
+        Standard errors of the frequencies.
+    rarest
+        Frequency of an allele that a population has one of.
+    """
+
+    frequencies: FloatArray
+    lacking: npt.NDArray[np.bool_]
+    errors: FloatArray
+    rarest: FloatArray
+
+
+def _parts(absent: Absent, noise: npt.ArrayLike) -> Iterator[_Part]:
+    told_by = np.linalg.pinv(np.asarray(noise, float), hermitian=True)
+    people = told_by.sum(axis=1, keepdims=True)
+    # One allele at least, of a population without people.
+    rarest = 1 / np.maximum(PLOIDY * people, 1)
+    told_by = PLOIDY * told_by * rarest
+    variance = np.diagonal(noise)[:, None] / PLOIDY
+    for start in range(0, absent.frequencies.shape[1], _AT_ONCE):
+        columns = slice(start, start + _AT_ONCE)
+        p = absent.frequencies[:, columns]
+        # Of the people who tell a frequency, by the populations that they are of.
+        pooled = np.clip(told_by @ p, rarest, HALF)
+        errors = np.sqrt(np.maximum(variance * pooled * (1 - pooled), rarest**2 / 2))
+        few = (errors.astype(np.float32), rarest[:, 0].astype(np.float32))
+        yield _Part(p, absent.lacking[:, columns], *few)

@@ -71,3 +71,16 @@ def moments_above_zero(
     far = z < _FAR_BELOW
     average = jnp.where(far, tail, near + hazard)
     return deviation * average, variance * jnp.where(far, tail**2, left)
+
+
+def square_at_zero(
+    mean: Float32[Array, "*entries"], variance: Float32[Array, "*entries"]
+) -> Float32[Array, "*entries"]:
+    """Square of the error of what is estimated at zero, and would be at a mean below.
+
+    So that 1.96 errors reach as far as an interval about that mean does, which holds
+    what is true as often wherever it is; and no less than the mean square of max(0, x).
+    """
+    deviation = jnp.sqrt(jnp.maximum(variance, _TINY))
+    reach = jnp.maximum(deviation + mean / _NORMAL, 0.0)
+    return jnp.maximum(reach**2, bounded_square(mean, variance))

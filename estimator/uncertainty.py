@@ -22,8 +22,9 @@ with the others. In other samples it would leave zero where its score, negative 
 came out positive: with s the standard error that it has when it is let go together with
 those above zero, and m < 0 the Newton step that it then wants, its estimate is
 max(0, N(m, s^2)). The root mean square of that, about the zero which is the estimate,
-is its standard error; a bootstrap of the bounded estimate would have its standard
-deviation, about a mean above zero.
+is its standard error, or what makes 1.96 of them reach to m + 1.96 s, if that is more:
+intervals about N(m, s^2) hold what is true as often as others. A bootstrap of the
+bounded estimate would have its standard deviation, about a mean above zero.
 
 What it leaves zero by is taken from those above zero, in the proportions of A. For a
 person at a vertex, who has all of one ancestry, the same mean square is the standard
@@ -46,7 +47,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float32
 
-from estimator.bounded import bounded_square, covering_variance, moments_above_zero
+from estimator.bounded import (
+    bounded_square,
+    covering_variance,
+    moments_above_zero,
+    square_at_zero,
+)
 from estimator.likelihood import (
     Ancestry,
 )
@@ -187,7 +193,7 @@ def standard_errors(
     inside = covering_variance(variance + others.variance, shift + others.mean)
     whole = covering_variance(variance, shift) + others.square
     whole = jnp.where(jnp.sum(free, axis=0)[None] > 1, inside, whole)
-    whole = jnp.where(free, whole, bounded_square(own.step + shift, variance))
+    whole = jnp.where(free, whole, square_at_zero(own.step + shift, variance))
     return jnp.sqrt(jnp.clip(whole, 0.0, largest)).T
 
 

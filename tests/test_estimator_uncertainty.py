@@ -9,6 +9,7 @@ import scipy.optimize
 import scipy.stats
 
 from estimator.block_scores import block_scores, cut_blocks
+from estimator.bounded import bounded_square, square_at_zero
 from estimator.likelihood import ancestry_statistics
 from estimator.packing import pack_genotypes
 from estimator.projection import project_ancestry
@@ -79,7 +80,8 @@ def dense_errors(ancestry, hessian, score, scatter=None):
                 variance = MAX_STANDARD_ERROR**2
             if q[population] == 0:
                 share, mean, square = moments_above_zero(step, variance)
-                variance = square
+                reach = step + 1.959964 * np.sqrt(variance)
+                variance = max(square, (max(reach, 0) / 1.959964) ** 2)
                 squares += moved**2 * square
                 means += moved * mean / share
                 spreads += moved**2 * (square / share - (mean / share) ** 2)
@@ -211,13 +213,27 @@ def test_standard_errors__at_zero_and_inside():
     rows, columns = np.triu_indices(3)
     given = (ancestry, hessian[rows, columns], slope)
     found = standard_errors(*(jnp.asarray(x[None].astype(np.float32)) for x in given))
-    # At zero, about the estimate, of those that the bounds let be.
-    about_estimate = np.sqrt(np.mean(np.maximum(steps[:, 2], 0) ** 2))
-    assert found[0, 2] == pytest.approx(about_estimate, rel=0.02)
+    # At zero, as far as an interval about what it would be beyond.
+    reach = np.mean(steps[:, 2]) + 1.959964 * np.std(steps[:, 2])
+    assert np.mean(steps[:, 2]) < 0
+    assert 1.959964 * found[0, 2] == pytest.approx(reach, rel=0.02)
     # Inside, such as to hold what the likelihood says of ancestry within the bounds.
     possible = steps[steps[:, 2] > 0, :2]
     held = np.mean(np.abs(possible) <= 1.959964 * np.asarray(found)[:, :2], axis=0)
     np.testing.assert_allclose(held, 0.95, atol=0.01)
+
+
+@pytest.mark.parametrize("truth", [0.0, 0.5, 1.0, 2.0, 3.0])
+def test_standard_errors__intervals_at_zero_hold_the_truth_as_often(truth: float):
+    # In errors of 1, of entries that are estimated within their bound.
+    x = truth + np.random.default_rng(6).standard_normal(50_000).astype(np.float32)
+    zero = x < 0
+    square = np.where(zero, square_at_zero(x, np.ones_like(x)), 1)
+    held = np.abs(np.maximum(x, 0) - truth) <= 1.959964 * np.sqrt(square)
+    assert 0.945 < held.mean() < (1.001 if truth == 0 else 0.98)
+    # Far below, what is left is the root mean square of what leaves zero.
+    far = np.float32(-3)
+    np.testing.assert_array_equal(square_at_zero(far, 1), bounded_square(far, 1))
 
 
 @pytest.mark.parametrize("z", [-30.0, -4.01, -3.99, -1.0, 0.0, 3.0])
