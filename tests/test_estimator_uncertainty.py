@@ -228,12 +228,14 @@ def test_standard_errors__intervals_at_zero_hold_the_truth_as_often(truth: float
     # In errors of 1, of entries that are estimated within their bound.
     x = truth + np.random.default_rng(6).standard_normal(50_000).astype(np.float32)
     zero = x < 0
-    square = np.where(zero, square_at_zero(x, np.ones_like(x)), 1)
+    one = jnp.ones(len(x), jnp.float32)
+    square = np.where(zero, square_at_zero(jnp.asarray(x), one), 1)
     held = np.abs(np.maximum(x, 0) - truth) <= 1.959964 * np.sqrt(square)
     assert 0.945 < held.mean() < (1.001 if truth == 0 else 0.98)
     # Far below, what is left is the root mean square of what leaves zero.
-    far = np.float32(-3)
-    np.testing.assert_array_equal(square_at_zero(far, 1), bounded_square(far, 1))
+    far = jnp.full(1, -3, jnp.float32)
+    left = bounded_square(far, one[:1])
+    np.testing.assert_array_equal(square_at_zero(far, one[:1]), left)
 
 
 @pytest.mark.parametrize("z", [-30.0, -4.01, -3.99, -1.0, 0.0, 3.0])
