@@ -95,16 +95,16 @@ def score_of_absent(
     -------
     At most zero, one person a row.
     """
-    total = np.zeros_like(ancestry)
+    total = np.zeros(ancestry.shape)
     for part in _parts(absent, noise):
-        f = ancestry @ part.frequencies
+        f = _pooled(ancestry, part.frequencies)
         certain = np.zeros(f.shape, bool)
         for q, lacking, error, rarest in zip(ancestry.T, *part[1:], strict=True):
             slope = np.minimum(_MEAN_ERROR / error, 1 / rarest)
             certain |= lacking & (q[:, None] > slope * f)
-        total += certain.astype(np.float32) @ part.frequencies.T
+        total += certain @ part.frequencies.T.astype(float)
     called = np.float32(absent.each) * np.asarray(n_called, np.float32)
-    return -called[:, None] * total
+    return -called[:, None] * total.astype(np.float32)
 
 
 def score_of_carried(
@@ -123,16 +123,27 @@ def score_of_carried(
     -------
     At least zero, one person a row.
     """
-    total = np.zeros_like(ancestry)
+    total = np.zeros(ancestry.shape)
     for part in _parts(absent, noise):
-        f = ancestry @ part.frequencies
+        f = _pooled(ancestry, part.frequencies)
         for q, lacking, error, rarest in zip(ancestry.T, *part[1:], strict=True):
             own = q[:, None]
             frequency = np.maximum(f, own * rarest + np.float32(MIN_FREQUENCY))
             true = lacking * (_MEAN_BELOW * error)
-            total += (own * true / frequency) @ part.frequencies.T
+            total += (own * true / frequency) @ part.frequencies.T.astype(float)
     called = np.float32(absent.each) * np.asarray(n_called, np.float32)
-    return called[:, None] * total
+    return called[:, None] * total.astype(np.float32)
+
+
+def _pooled(ancestry: FloatArray, frequencies: FloatArray) -> FloatArray:
+    """Frequencies in people, the same bits whoever they are looked at with.
+
+    Products of matrices are not, in single precision.
+    """
+    f = np.zeros((len(ancestry), frequencies.shape[1]), np.float32)
+    for q, p in zip(ancestry.T, frequencies, strict=True):
+        f += q[:, None] * p
+    return f
 
 
 class _Part(NamedTuple):

@@ -130,3 +130,16 @@ def test_scores__are_finite_where_a_population_has_no_people():
     noise = np.diag([1 / 100, 1 / 50, 0])
     for score in (score_of_absent, score_of_carried):
         assert np.isfinite(score(find_absent(frequencies), noise, q, [2, 2, 2])).all()
+
+
+def test_scores__are_the_same_bits_whoever_they_are_asked_for_with():
+    rng = np.random.default_rng(7)
+    frequencies = rng.uniform(0.05, 0.95, (5, 700)).astype(np.float32)
+    frequencies[rng.random(frequencies.shape) < 0.1] = ZERO
+    q = rng.dirichlet(np.full(5, 0.05), 331).astype(np.float32)
+    absent, noise = find_absent(frequencies), np.eye(5) / 60
+    for score in (score_of_absent, score_of_carried):
+        whole = score(absent, noise, q, np.full(331, 700))
+        for start, stop in ((0, 1), (1, 20), (20, 150), (150, 331)):
+            part = score(absent, noise, q[start:stop], np.full(stop - start, 700))
+            np.testing.assert_array_equal(part, whole[start:stop])
