@@ -20,8 +20,8 @@ frequencies that came out below zero by a normal error, where any above was as l
 the mean is sqrt(2 pi) / 4 of its standard deviation.
 """
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -95,16 +95,7 @@ def score_of_absent(
     -------
     At most zero, one person a row.
     """
-    total = np.zeros(ancestry.shape)
-    for part in _parts(absent, noise):
-        f = _pooled(ancestry, part.frequencies)
-        certain = np.zeros(f.shape, bool)
-        for q, lacking, error, rarest in zip(ancestry.T, *part[1:], strict=True):
-            slope = np.minimum(_MEAN_ERROR / error, 1 / rarest)
-            certain |= lacking & (q[:, None] > slope * f)
-        total += certain @ part.frequencies.T.astype(float)
-    called = np.float32(absent.each) * np.asarray(n_called, np.float32)
-    return -called[:, None] * total.astype(np.float32)
+    return -_summed(_certain, absent, noise, ancestry, n_called)
 
 
 def score_of_carried(
@@ -123,16 +114,50 @@ def score_of_carried(
     -------
     At least zero, one person a row.
     """
+    return _summed(_carried, absent, noise, ancestry, n_called)
+
+
+def _summed(
+    weigh: Callable[["_Part", FloatArray, FloatArray], npt.NDArray[Any]],
+    absent: Absent,
+    noise: npt.ArrayLike,
+    ancestry: FloatArray,
+    n_called: npt.ArrayLike,
+) -> FloatArray:
+    """Scores of people: frequencies, each by a weight, over a person's called alleles.
+
+    Parameters
+    ----------
+    weigh
+        Weights of people by variants, for a part, their Q and their frequencies.
+    """
     total = np.zeros(ancestry.shape)
     for part in _parts(absent, noise):
-        f = _pooled(ancestry, part.frequencies)
-        for q, lacking, error, rarest in zip(ancestry.T, *part[1:], strict=True):
-            own = q[:, None]
-            frequency = np.maximum(f, own * rarest + np.float32(MIN_FREQUENCY))
-            true = lacking * (_MEAN_BELOW * error)
-            total += (own * true / frequency) @ part.frequencies.T.astype(float)
+        weights = weigh(part, ancestry, _pooled(ancestry, part.frequencies))
+        total += weights @ part.frequencies.T.astype(float)
     called = np.float32(absent.each) * np.asarray(n_called, np.float32)
     return called[:, None] * total.astype(np.float32)
+
+
+def _certain(
+    part: "_Part", ancestry: FloatArray, f: FloatArray
+) -> npt.NDArray[np.bool_]:
+    """Who would have raised the frequency of some population by carrying the allele."""
+    certain = np.zeros(f.shape, bool)
+    for q, lacking, error, rarest in zip(ancestry.T, *part[1:], strict=True):
+        slope = np.minimum(_MEAN_ERROR / error, 1 / rarest)
+        certain |= lacking & (q[:, None] > slope * f)
+    return certain
+
+
+def _carried(part: "_Part", ancestry: FloatArray, f: FloatArray) -> FloatArray:
+    """Alleles that people have of populations that lack them, over what is fitted."""
+    carried = np.zeros_like(f)
+    for q, lacking, error, rarest in zip(ancestry.T, *part[1:], strict=True):
+        own = q[:, None]
+        frequency = np.maximum(f, own * rarest + np.float32(MIN_FREQUENCY))
+        carried += own * (lacking * (_MEAN_BELOW * error)) / frequency
+    return carried
 
 
 def _pooled(ancestry: FloatArray, frequencies: FloatArray) -> FloatArray:
@@ -177,6 +202,7 @@ def _parts(absent: Absent, noise: npt.ArrayLike) -> Iterator[_Part]:
         p = absent.frequencies[:, columns]
         # Of the people who tell a frequency, by the populations that they are of.
         pooled = np.clip(told_by @ p, rarest, HALF)
+        # Above zero, where a population has no people and `noise` says nothing of it.
         errors = np.sqrt(np.maximum(variance * pooled * (1 - pooled), rarest**2 / 2))
         few = (errors.astype(np.float32), rarest[:, 0].astype(np.float32))
         yield _Part(p, absent.lacking[:, columns], *few)

@@ -87,7 +87,7 @@ def choose_basis(
     variants: Models,
     *,
     weights: tuple[float, float],
-    gradient: Matrix | None,
+    gradient: Matrix,
     radius: float,
 ) -> Matrix:
     """Choose the populations of the next point, as mixtures of the present ones.
@@ -99,7 +99,7 @@ def choose_basis(
     weights
         How many people, and how many variants, one of the sample stands for.
     gradient
-        Sum of `pull` over everybody and every variant; without it, the sample's.
+        Sum of `pull` over everybody and every variant.
     radius
         Longest step, as the largest sum over a row of the absolute entries of A - 1;
         below 1, so that A has an inverse.
@@ -114,9 +114,7 @@ def choose_basis(
     if k == 1 or radius == 0:
         return basis
     objective = BasisObjective(people, variants, weights)
-    here, first_gain = objective.expand(basis), 0.0
-    if gradient is not None:
-        here = objective.match(here, gradient)
+    here, first_gain = objective.match(objective.expand(basis), gradient), 0.0
     if not np.isfinite(here.gradient).all():
         return basis
     for _ in range(MAX_NEWTON_STEPS):

@@ -25,10 +25,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from estimator.basis import Matrix
 from estimator.near_zero import (
     SEEN_BEFORE,
     Mask,
-    Matrix,
     Spreads,
     Vector,
     first_weights,

@@ -18,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 import scipy.special
 
+from estimator.basis import Matrix
+
 Vector = npt.NDArray[np.float64]
-Matrix = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
 # How far from zero anybody may be in truth, and the steps in which t is looked at.

@@ -208,7 +208,8 @@ class _Own(NamedTuple):
         The step that it wants, 0 if it is free. The bias comes to that, and is in those
         of the others already.
     outward
-        How much less it was found to be than it is, because of the noise of P.
+        How much less it was found to be than it is, because of the noise of P and of
+        alleles that are absent from populations.
     """
 
     variance: Float32[Array, "k people"]

@@ -196,8 +196,8 @@ def evaluate(
         for part, worker in parts
     ]
     shares = [share for _, share in told]
-    samples = checkpoint.people_path(folder, round_number)
-    told_all = (batches.shares, shares, counts, radius, samples)
+    kept = checkpoint.people_path(folder, round_number)
+    told_all = (batches.shares, shares, counts, radius, kept)
     basis = submit(steps.find_basis, *told_all, worker=cluster.last)
     people = [
         submit(steps.move_people, models, batch.n_people, basis, worker=worker)
