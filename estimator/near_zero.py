@@ -27,7 +27,8 @@ Mask = npt.NDArray[np.bool_]
 REACH, CELLS = 12.0, 36
 # How t is spread: all at zero, or with t^(alpha - 1).
 ALPHAS = (0.25, 0.5, 1.0, 2.0, 4.0)
-# People that each is as good as seen in: an even density is thought of first.
+# People that each is as good as seen in: an even density is thought of first. Chosen by
+# how often intervals held the truth in simulated cohorts, as are the alphas.
 SEEN_BEFORE = np.array([0.1, 0.1, 0.1, 3.0, 0.3, 0.3])
 EM_STEPS = 10
 _TINY = 1e-300
