@@ -16,23 +16,24 @@ the likelihood of everybody near zero, t integrated out. Unlike that of the fit,
 maximum goes to the truth as people become many; the information of it says how far it
 may be from there, and too little, as the spread is taken where it is likeliest.
 
-Where hardly anybody is near zero of a population, those few, and that an even density
-is thought of first, tell where it is.
+Where hardly anybody is near zero of a population, as where everybody is admixed, they
+do not tell whether the density of t is even or goes to zero with it, by which a face is
+here or far outside. Each is thought of, and D is the mean over them, as likely as they
+are.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import scipy.special
 
 from estimator.basis import Matrix
 from estimator.near_zero import (
-    SEEN_BEFORE,
+    THOUGHTS,
     Mask,
     Spreads,
     Vector,
-    first_weights,
-    log_prior,
     mix,
     scores_of_weights,
     spread_likelihoods,
@@ -44,7 +45,7 @@ Matrices = npt.NDArray[np.float64]
 # In standard errors: who is near zero.
 NEAR = 4.0
 # Standard deviation of D before anybody is seen.
-UNTOLD = 0.1
+UNTOLD = 0.2
 # Errors may be larger than the likelihood has them: linked variants are not as many
 # observations, nor people of one population all alike. That they are not is thought of
 # first, as strongly as so many people would say it.
@@ -106,6 +107,10 @@ class _Face(NamedTuple):
     covariance: Matrix
     log_posterior: float
 
+    def log_evidence(self) -> float:
+        """How likely is what was thought of, whatever D is (Laplace)."""
+        return self.log_posterior + 0.5 * np.linalg.slogdet(self.covariance)[1]
+
 
 def find_faces(x: Matrix, errors: Matrix, q: Matrix, held: Mask) -> Faces:
     """Find the true populations.
@@ -122,15 +127,15 @@ def find_faces(x: Matrix, errors: Matrix, q: Matrix, held: Mask) -> Faces:
     k = len(x)
     corners, covariance = np.eye(k), np.zeros((k,) * 4)
     for population in range(k):
-        face = _find_face(_people_near(population, x, errors, q, held))
+        moved, of_moved = _find_face(_people_near(population, x, errors, q, held))
         others = np.flatnonzero(np.arange(k) != population)
-        corners[others, population] = face.moved
+        corners[others, population] = moved
         # What a population has of this one, it lacks of its own.
-        corners[others, others] -= face.moved
+        corners[others, others] -= moved
         moves = np.zeros((k - 1, k, k))
         moves[np.arange(k - 1), others, population] = 1
         moves[np.arange(k - 1), others, others] = -1
-        covariance += np.einsum("iab,ij,jcd->abcd", moves, face.covariance, moves)
+        covariance += np.einsum("iab,ij,jcd->abcd", moves, of_moved, moves)
     return Faces(corners, covariance)
 
 
@@ -149,30 +154,40 @@ def _people_near(
     return _Near((x[population, which] - known) / error, shares / error, given, NEAR)
 
 
-def _find_face(near: _Near) -> _Face:
-    """D of one population, with the errors that are the likeliest."""
-    face = _find_scaled(near, 1.0, np.zeros(len(near.shares)))
+def _find_face(near: _Near) -> tuple[Vector, Matrix]:
+    """D of one population and its covariance, over all that may be thought of first."""
+    faces = [_find_thinking(thought, near) for thought in THOUGHTS]
+    likely = scipy.special.softmax([face.log_evidence() for face in faces])
+    each = np.array([face.moved for face in faces])
+    moved = likely @ each
+    within = np.einsum("t,tij->ij", likely, [face.covariance for face in faces])
+    return moved, within + np.cov(each.T, aweights=likely, ddof=0)
+
+
+def _find_thinking(thought: Vector, near: _Near) -> _Face:
+    """D of one population by one thought, with the errors that are the likeliest."""
+    face = _find_scaled(thought, near, 1.0, np.zeros(len(near.shares)))
     for scale in SCALES:
-        wider = _find_scaled(near, scale, face.moved)
+        wider = _find_scaled(thought, near, scale, face.moved)
         if wider.log_posterior <= face.log_posterior:
             break
         face = wider
     return face
 
 
-def _find_scaled(near: _Near, scale: float, moved: Vector) -> _Face:
+def _find_scaled(thought: Vector, near: _Near, scale: float, moved: Vector) -> _Face:
     """D where errors are so many times what they should be, from a D nearby."""
     near = _Near(
         near.distance / scale, near.shares / scale, near.given, near.limit / scale
     )
-    spreads, weights = near.spreads(moved), first_weights()
+    spreads, weights = near.spreads(moved), thought / thought.sum()
     for _ in range(MAX_STEPS):
-        weights = weigh(spreads, weights)
-        here = _log_posterior(spreads, weights, moved)
-        step, information = _newton_step(near, moved, spreads, weights)
+        weights = weigh(spreads, weights, thought)
+        here = _log_posterior(thought, spreads, weights, moved)
+        step, information = _newton_step(thought, near, moved, spreads, weights)
         for _ in range(MAX_REDUCTIONS):
             tried = near.spreads(moved + step)
-            gain = _log_posterior(tried, weights, moved + step) - here
+            gain = _log_posterior(thought, tried, weights, moved + step) - here
             if gain > 0:
                 break
             step = step / 3
@@ -186,14 +201,16 @@ def _find_scaled(near: _Near, scale: float, moved: Vector) -> _Face:
     return _Face(moved, np.linalg.inv(information), here - wider)
 
 
-def _log_posterior(spreads: Spreads, weights: Vector, moved: Vector) -> float:
+def _log_posterior(
+    thought: Vector, spreads: Spreads, weights: Vector, moved: Vector
+) -> float:
     likelihood = mix(spreads.likelihood, weights, spreads.given)
-    before = log_prior(weights) - 0.5 * np.sum((moved / UNTOLD) ** 2)
+    before = thought @ np.log(weights) - 0.5 * np.sum((moved / UNTOLD) ** 2)
     return float(np.log(likelihood).sum() + before)
 
 
 def _newton_step(
-    near: _Near, moved: Vector, spreads: Spreads, weights: Vector
+    thought: Vector, near: _Near, moved: Vector, spreads: Spreads, weights: Vector
 ) -> tuple[Vector, Matrix]:
     """Step of D, and the information of it that the weights leave.
 
@@ -203,7 +220,7 @@ def _newton_step(
     likelihood = mix(spreads.likelihood, weights, near.given)
     scores = -mix(spreads.slope, weights, near.given) / likelihood * near.shares
     of_weights = scores_of_weights(spreads, weights)
-    told = of_weights @ of_weights.T + np.diag(SEEN_BEFORE)
+    told = of_weights @ of_weights.T + np.diag(thought)
     crossed = scores @ of_weights.T
     known = np.where(near.given, near.shares, scores)
     information = known @ known.T - crossed @ np.linalg.solve(told, crossed.T)

@@ -3,7 +3,8 @@
 What is seen of a person is a distance u = t + an error of 1, in standard errors, with
 t >= 0 what they have in truth; and of those alone for whom u is below a limit. Some
 have nothing, and the density of the others goes with t^(alpha - 1), as that of a
-Dirichlet distribution does near zero. How many go with each alpha the cohort tells.
+Dirichlet distribution does near zero. How many go with each alpha the cohort tells, and
+where it has too few near zero to tell, what was thought of before anybody was seen.
 
 References
 ----------
@@ -27,9 +28,10 @@ Mask = npt.NDArray[np.bool_]
 REACH, CELLS = 12.0, 36
 # How t is spread: all at zero, or with t^(alpha - 1).
 ALPHAS = (0.25, 0.5, 1.0, 2.0, 4.0)
-# People that each is as good as seen in: an even density is thought of first. Chosen by
-# how often intervals held the truth in simulated cohorts, as are the alphas.
-SEEN_BEFORE = np.array([0.1, 0.1, 0.1, 3.0, 0.3, 0.3])
+# What may be thought of before anybody is seen, one a row: that most go with alpha 1, 2
+# or 4. In people that each spread is as good as seen in. Chosen by how often intervals
+# held the truth in simulated cohorts, as are the alphas.
+THOUGHTS = np.where(np.eye(1 + len(ALPHAS), dtype=bool)[-3:], 3.0, 0.1)
 EM_STEPS = 10
 _TINY = 1e-300
 
@@ -91,24 +93,14 @@ def _errors_of(distance: Vector) -> tuple[Matrix, Matrix]:
     return z, np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)
 
 
-def first_weights() -> Vector:
-    """How many go with each spread, before anybody is seen."""
-    return SEEN_BEFORE / SEEN_BEFORE.sum()
-
-
-def weigh(spreads: Spreads, weights: Vector) -> Vector:
-    """How many go with each spread, by some steps of EM."""
+def weigh(spreads: Spreads, weights: Vector, thought: Vector) -> Vector:
+    """How many go with each spread, by some steps of EM from weights nearby."""
     each = spreads.likelihood[:, ~spreads.given]
     for _ in range(EM_STEPS):
         parts = each * weights[:, None]
-        counts = SEEN_BEFORE + np.sum(parts / parts.sum(axis=0), axis=1)
+        counts = thought + np.sum(parts / parts.sum(axis=0), axis=1)
         weights = counts / counts.sum()
     return weights
-
-
-def log_prior(weights: Vector) -> float:
-    """Logarithm of the density that weights have before anybody is seen."""
-    return float(SEEN_BEFORE @ np.log(weights))
 
 
 def mix(of_spreads: Matrix, weights: Vector, given: Mask) -> Vector:
