@@ -54,6 +54,8 @@ SCALED_BEFORE = 8.0
 MAX_STEPS, MAX_REDUCTIONS = 40, 6
 # In standard errors of somebody near.
 LONGEST_STEP = 2.0
+# Of the logarithm of a weight.
+MOST_TURNED = 2.0
 # Log-likelihood that a step has to gain, or it is the last.
 LEAST_GAIN = 1e-4
 _TINY = 1e-300
@@ -156,23 +158,26 @@ def _people_near(
 
 def _find_face(near: _Near) -> tuple[Vector, Matrix]:
     """D of one population and its covariance, over all that may be thought of first."""
-    faces = [_find_thinking(thought, near) for thought in THOUGHTS]
+    first, scale = _find_errors(near)
+    faces = [first]
+    for thought in THOUGHTS[1:]:
+        faces.append(_find_scaled(thought, near, scale, first.moved))
     likely = scipy.special.softmax([face.log_evidence() for face in faces])
     each = np.array([face.moved for face in faces])
-    moved = likely @ each
     within = np.einsum("t,tij->ij", likely, [face.covariance for face in faces])
-    return moved, within + np.cov(each.T, aweights=likely, ddof=0)
+    return likely @ each, within + np.cov(each.T, aweights=likely, ddof=0)
 
 
-def _find_thinking(thought: Vector, near: _Near) -> _Face:
-    """D of one population by one thought, with the errors that are the likeliest."""
-    face = _find_scaled(thought, near, 1.0, np.zeros(len(near.shares)))
+def _find_errors(near: _Near) -> tuple[_Face, float]:
+    """D by the first thought, and how large errors are where that is the likeliest."""
+    likeliest = 1.0
+    face = _find_scaled(THOUGHTS[0], near, likeliest, np.zeros(len(near.shares)))
     for scale in SCALES:
-        wider = _find_scaled(thought, near, scale, face.moved)
+        wider = _find_scaled(THOUGHTS[0], near, scale, face.moved)
         if wider.log_posterior <= face.log_posterior:
             break
-        face = wider
-    return face
+        face, likeliest = wider, scale
+    return face, likeliest
 
 
 def _find_scaled(thought: Vector, near: _Near, scale: float, moved: Vector) -> _Face:
@@ -184,16 +189,18 @@ def _find_scaled(thought: Vector, near: _Near, scale: float, moved: Vector) -> _
     for _ in range(MAX_STEPS):
         weights = weigh(spreads, weights, thought)
         here = _log_posterior(thought, spreads, weights, moved)
-        step, information = _newton_step(thought, near, moved, spreads, weights)
+        step, turn, information = _newton_step(thought, near, moved, spreads, weights)
         for _ in range(MAX_REDUCTIONS):
-            tried = near.spreads(moved + step)
-            gain = _log_posterior(thought, tried, weights, moved + step) - here
+            ahead, turned = moved + step, weights * np.exp(turn)
+            turned /= turned.sum()
+            tried = near.spreads(ahead)
+            gain = _log_posterior(thought, tried, turned, ahead) - here
             if gain > 0:
                 break
-            step = step / 3
+            step, turn = step / 3, turn / 3
         else:
             break
-        moved, spreads = moved + step, tried
+        moved, weights, spreads = ahead, turned, tried
         if gain < LEAST_GAIN:
             break
     # Densities of the distance as it was.
@@ -211,8 +218,8 @@ def _log_posterior(
 
 def _newton_step(
     thought: Vector, near: _Near, moved: Vector, spreads: Spreads, weights: Vector
-) -> tuple[Vector, Matrix]:
-    """Step of D, and the information of it that the weights leave.
+) -> tuple[Vector, Vector, Matrix]:
+    """Steps of D and of the logarithms of the weights, and what tells of D alone.
 
     Information is the sum of squares of people's scores; for those whose ancestry is
     given, what is expected of that.
@@ -225,6 +232,12 @@ def _newton_step(
     known = np.where(near.given, near.shares, scores)
     information = known @ known.T - crossed @ np.linalg.solve(told, crossed.T)
     information += np.eye(len(moved)) / UNTOLD**2
-    step = np.linalg.solve(information, scores.sum(axis=1) - moved / UNTOLD**2)
-    length = np.abs(step @ near.shares).max(initial=_TINY)
-    return step * min(1, LONGEST_STEP / length), information
+    # Slopes of the posterior: by D, and by the weights' logarithms.
+    rising = scores.sum(axis=1) - moved / UNTOLD**2
+    turning = of_weights.sum(axis=1) + thought - thought.sum() * weights
+    rising -= crossed @ np.linalg.solve(told, turning)
+    step = np.linalg.solve(information, rising)
+    turn = np.linalg.solve(told, turning - crossed.T @ step)
+    longest = np.abs(step @ near.shares).max(initial=_TINY) / LONGEST_STEP
+    shorter = max(1.0, longest, np.abs(turn).max() / MOST_TURNED)
+    return step / shorter, turn / shorter, information

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from estimator import faces
 from estimator.faces import NEAR, UNTOLD, find_faces
 
 K = 3
@@ -36,8 +37,8 @@ def found(x: np.ndarray, **given: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     n = x.shape[1]
     held = given.get("held", np.zeros(n, bool))
     q = given.get("q", np.clip(x, 0, 1))
-    faces = find_faces(x, np.full(x.shape, ERROR), q, held)
-    return faces.corners, np.sqrt(np.einsum("abab->ab", faces.covariance))
+    simplex = find_faces(x, np.full(x.shape, ERROR), q, held)
+    return simplex.corners, np.sqrt(np.einsum("abab->ab", simplex.covariance))
 
 
 @pytest.mark.parametrize(("alpha", "pure"), [(0.25, 0), (1, 0), (1, 0.5), (0.25, 0.3)])
@@ -62,20 +63,20 @@ def test_find_faces__where_hardly_anybody_is_near_errors_are_as_long(alpha, outs
     for seed in range(10):
         moved, errors = found(drawn(1000, alpha, seed, corners=corners)[1])
         ratios.append((moved - corners)[off] / errors[off])
-    # 2.2 and 3.3 where an even density alone is thought of.
+    # 2.3 and 3.5 where an even density alone is thought of.
     assert 0.3 < np.sqrt(np.mean(np.square(ratios))) < 1.25 + 0.25 * alpha
 
 
 def test_find_faces__rows_sum_to_one_and_so_do_their_errors():
-    faces = find_faces(
+    simplex = find_faces(
         drawn(500, 0.5, 1)[1],
         np.full((K, 500), ERROR),
         np.zeros((K, 500)),
         np.zeros(500, bool),
     )
-    np.testing.assert_allclose(faces.corners.sum(axis=1), 1)
-    np.testing.assert_allclose(faces.covariance.sum(axis=1), 0, atol=1e-12)
-    flat = faces.covariance.reshape(K * K, K * K)
+    np.testing.assert_allclose(simplex.corners.sum(axis=1), 1)
+    np.testing.assert_allclose(simplex.covariance.sum(axis=1), 0, atol=1e-12)
+    flat = simplex.covariance.reshape(K * K, K * K)
     np.testing.assert_allclose(flat, flat.T, atol=1e-12)
     assert (np.linalg.eigvalsh(flat) > -1e-12).all()
 
@@ -114,6 +115,18 @@ def test_find_faces__errors_larger_than_they_are_said_to_be_are_found_out():
     assert np.abs(corners - CORNERS).max() < 0.015
     narrow = found(drawn(800, 1.0, 5, pure=0.9)[1])[1]
     assert errors.mean() > 1.3 * narrow.mean()
+
+
+@pytest.mark.parametrize("alpha", [0.25, 1, 4])
+def test_find_faces__ends_where_it_is_likeliest(alpha, monkeypatch):
+    x = drawn(500, alpha, 6)[1]
+    corners, errors = found(x)
+    monkeypatch.setattr(faces, "LEAST_GAIN", 1e-9)
+    monkeypatch.setattr(faces, "MAX_STEPS", 400)
+    off = ~np.eye(K, dtype=bool)
+    further, _ = found(x)
+    assert (np.abs(further - corners)[off] < 0.15 * errors[off]).all()
+    np.testing.assert_allclose(further, corners, atol=0.1 * ERROR)
 
 
 def test_find_faces__people_far_from_zero_change_nothing():
