@@ -125,8 +125,8 @@ def test_find_faces__ends_where_it_is_likeliest(alpha, monkeypatch):
     monkeypatch.setattr(faces, "MAX_STEPS", 400)
     off = ~np.eye(K, dtype=bool)
     further, _ = found(x)
-    assert (np.abs(further - corners)[off] < 0.15 * errors[off]).all()
-    np.testing.assert_allclose(further, corners, atol=0.1 * ERROR)
+    # Up to 0.1 where the spread is held while the face is moved.
+    assert (np.abs(further - corners)[off] < 0.02 * errors[off]).all()
 
 
 def test_find_faces__people_far_from_zero_change_nothing():
