@@ -24,7 +24,7 @@ from pipeline import (
     zarr_files,
 )
 from pipeline.errors import InputError
-from pipeline.location import Location, RemotePath, files_below, locate
+from pipeline.location import Location, files_below, locate
 
 # VCF writes '.' and PLINK '0' for an allele that nobody carries.
 _UNOBSERVED = {"", ".", "0", b"", b".", b"0"}
@@ -216,7 +216,7 @@ def open_cohort(url: str | Location) -> Cohort:
         "concat_characters": False,
         "consolidated": cohort_metadata.is_consolidated(path),
     }
-    files = zarr_files.mapping(path) if isinstance(path, RemotePath) else str(path)
+    files = zarr_files.mapping(path)
     try:
         # As sgkit.load_dataset does, which takes two seconds to import.
         dataset = xr.open_zarr(files, **options)

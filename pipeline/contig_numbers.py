@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import store, zarr_files
-from pipeline.errors import InputError
+from pipeline.location import Location
 
 _INDEX = "region_index"
 # Columns of the index that are used: chunk, contig, number of variants.
@@ -26,37 +26,42 @@ def complete_contigs(url: str) -> npt.NDArray[np.integer] | None:
         If absent chunks have no meaning: of positions ever, of contigs where the index
         does not say that the variants lie on the first.
     """
-    positions = store.open_array(url, "variant_position")
-    if positions.fill_value is None:
-        zarr_files.check_present(url, positions)
+    zarr_files.check_present(url, store.open_array(url, "variant_position"))
     contigs = store.open_array(url, "variant_contig")
-    if contigs.fill_value is not None or contigs.nchunks_initialized == contigs.nchunks:
+    if contigs.fill_value is not None or zarr_files.absent_chunk(contigs) is None:
         return None
+    return zarr_files.read(url, with_first_contig(url, contigs), ())
+
+
+def with_first_contig(
+    where: str | Location, contigs: zarr_files.Array
+) -> zarr_files.Array:
+    """The numbers of contigs, with the first one where chunks are absent.
+
+    Raises
+    ------
+    InputError
+        If the index does not say that the variants of an absent chunk lie there.
+    """
     (size,) = contigs.chunks
-    on_first = _chunks_of_first_contig(url, len(contigs), size)
-    numbers = np.zeros(len(contigs), contigs.dtype)
-    for chunk in range(contigs.nchunks):
-        part = slice(chunk * size, (chunk + 1) * size)
-        if zarr_files.is_present(contigs, (chunk,)):
-            numbers[part] = contigs[part]
-        elif chunk not in on_first:
-            raise InputError(
-                f"{url}: chunk {chunk} of array variant_contig is absent; copy or "
-                "write the store again"
-            )
-    return numbers
+    on_first = _chunks_of_first_contig(where, contigs, size)
+    others = [n for n in range(contigs.nchunks) if n not in on_first]
+    zarr_files.check_present(where, contigs, others)
+    return zarr_files.with_zeros(contigs)
 
 
-def _chunks_of_first_contig(url: str, n_variants: int, size: int) -> set[int]:
+def _chunks_of_first_contig(
+    where: str | Location, contigs: zarr_files.Array, size: int
+) -> set[int]:
     """Chunks of variants all of which the index puts on contig 0."""
-    stored = store.find_array(url, _INDEX)
+    stored = zarr_files.sibling(contigs, _INDEX)
     if stored is None:
         return set()
-    index = zarr_files.read(url, stored, ())
+    index = zarr_files.read(where, stored, ())
     rows = index[index[:, _CONTIG] == 0]
     found = dict(zip(rows[:, _CHUNK].tolist(), rows[:, _COUNT].tolist(), strict=True))
     return {
         chunk
         for chunk, count in found.items()
-        if count == min(size, n_variants - chunk * size)
+        if count == min(size, len(contigs) - chunk * size)
     }

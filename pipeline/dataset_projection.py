@@ -19,6 +19,7 @@ from dask.graph_manipulation import bind
 
 from pipeline import (
     bundle,
+    dataset_sources,
     datasets,
     overlap,
     plan,
@@ -102,6 +103,10 @@ def read_model(model: xr.Dataset | str | Location) -> GivenModel:
     parts = bundle.parts_of_model(model)
     named = [n for n in (*schema.VARIANT_KEYS, "population_id") if n in model]
     wanted = [*parts, *named]
+    dataset_sources.whole(
+        {str(name): model[name].variable for name in wanted},
+        model.encoding.get("source"),
+    )
     # Without the workers: it is what every task needs, not what they are to do.
     found = model[wanted].compute(scheduler="synchronous")
     arrays = {name: _plain(found[name].values) for name in wanted}

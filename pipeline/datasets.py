@@ -1,7 +1,7 @@
 """Datasets in sgkit's manner: what the Python functions ask of one, and add to it.
 
-Checks what metadata can tell; reads and computes nothing. Invariant: a function
-returns a new Dataset, and never changes the one that it was given.
+Checks what metadata can tell, and which chunks there are; computes no calls. Invariant:
+a function returns a new Dataset, and never changes the one that it was given.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from typing import Any
 import xarray as xr
 from sgkit.utils import conditional_merge_datasets
 
-from pipeline import cohort_metadata, schema
+from pipeline import cohort_metadata, dataset_sources, schema
 from pipeline.errors import InputError
 from pipeline.schema import CALLS, DOSAGES, ArraySpec
 
@@ -32,7 +32,8 @@ def select_cohort(ds: xr.Dataset, names: Mapping[str, str]) -> xr.Dataset:
     Raises
     ------
     InputError
-        If one is missing, or its dimensions, type or size will not do.
+        If one is missing, its dimensions, type or size will not do, or its store lacks
+        chunks of it.
     """
     stored = {standard for standard, given in names.items() if given in ds}
     wanted = [*cohort_metadata.arrays_used(stored), *_OPTIONAL]
@@ -53,7 +54,8 @@ def select_cohort(ds: xr.Dataset, names: Mapping[str, str]) -> xr.Dataset:
             "sgkit.load_dataset(path, mask_and_scale=False)"
         )
     cohort_metadata.check_arrays(NAME, _describe(chosen, ds.attrs))
-    return xr.Dataset(chosen, attrs=ds.attrs)
+    whole = dataset_sources.whole(chosen, ds.encoding.get("source"))
+    return xr.Dataset(whole, attrs=ds.attrs)
 
 
 def _describe(

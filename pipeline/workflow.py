@@ -106,8 +106,9 @@ def estimate_ancestry(
     Raises
     ------
     ValueError
-        If a variable is missing or will not do, quality control leaves nothing, or
-        the workers will not do.
+        If a variable is missing or will not do, its store lacks chunks that zarr would
+        read as whatever the memory held, quality control leaves nothing, or the
+        workers will not do.
 
     References
     ----------
@@ -197,8 +198,9 @@ variant_allele
     Raises
     ------
     ValueError
-        If a variable is missing or will not do, or the model is none. When the result
-        is computed: if the Dataset lacks too many of the model's variants or is on
+        If a variable is missing or will not do, its store lacks chunks that zarr would
+        read as whatever the memory held, or the model is none. When the result is
+        computed: if the Dataset lacks too many of the model's variants or is on
         another genome build, or a call has a third allele.
 
     References

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sgkit
 
+from pipeline import datasets
 from pipeline.cohort import open_cohort
 from pipeline.errors import InputError
 from pipeline.store import check_genotypes
@@ -62,6 +64,10 @@ def test_open_cohort__reads_stores_of_bio2zarr_0_2(
     calls = cohort.dataset["call_genotype"].values
     found = np.where((calls < 0).any(axis=2), -1, calls.sum(axis=2))
     np.testing.assert_array_equal(found, CALLS.counts)
+    names = {name: name for name in ("call_genotype", "call_dosage")}
+    ds = datasets.select_cohort(sgkit.load_dataset(str(store)), names)
+    contigs = ds["contig_id"].values[ds["variant_contig"].values]
+    assert contigs.tolist() == CALLS.contigs
 
 
 def test_open_cohort__refuses_zarr_format_3_with_the_remedy(

@@ -15,6 +15,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from pipeline.cohort import Cohort, open_cohort
 from pipeline.errors import InputError
+from pipeline.store import check_genotypes
 from tests.helpers import (
     forbid_dask,
     random_genotypes,
@@ -301,3 +302,26 @@ def test_fingerprint__takes_no_notice_of_dosages_beside_genotypes(tmp_path):
     before = _fingerprint(tmp_path / "without")
     dosages: dict[str, Any] = {"call_dosage": np.ones((20, 12), np.float32)}
     assert _fingerprint(tmp_path / "with", **dosages) == before
+
+
+@pytest.mark.parametrize(
+    "name", ["sample_id", "contig_id", "variant_allele", "variant_position"]
+)
+def test_open_cohort__absent_chunks_never_are_what_the_memory_held(
+    tmp_path: Path, name: str
+):
+    path = write_cohort(tmp_path / "c.vcz", random_genotypes(9, 4))
+    chunk = next(p for p in sorted(Path(path, name).iterdir()) if p.name[0].isdigit())
+    chunk.unlink()
+    with pytest.raises(InputError, match=f"{chunk.name} of array {name} is absent"):
+        open_cohort(path).fingerprint()
+
+
+def test_check_genotypes__what_a_killed_writer_left_is_no_chunk(tmp_path: Path):
+    path = write_cohort(tmp_path / "c.vcz", random_genotypes(9, 4))
+    chunk = Path(path, "call_genotype", "1.0.0")
+    chunk.rename(chunk.with_name(f"{chunk.name}.0123abcd.partial"))
+    with pytest.raises(
+        InputError, match=r"chunk 1\.0\.0 of array call_genotype is abs"
+    ):
+        check_genotypes(path)

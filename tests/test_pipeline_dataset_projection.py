@@ -240,3 +240,15 @@ def test_project__refused_at_once(folder: Path):
     with pytest.raises(InputError, match="has 2 populations in share, and 3"):
         project(other, model)
     assert "share" not in project(other, model, merge=False)
+
+
+def test_project_ancestry__refuses_a_model_that_lacks_a_chunk(
+    tmp_path: Path, data: dict[str, np.ndarray]
+):
+    alleles = np.array([["A", "C"]] * N_VARIANTS)
+    path = write_model(tmp_path / "model.zarr", data["p"], alleles)
+    next((path / "variant_population_frequency").glob("0*")).unlink()
+    model = sgkit.load_dataset(path)
+    ds = sgkit.load_dataset(helpers.write_cohort(tmp_path / "c.vcz", data["calls"]))
+    with pytest.raises(InputError, match="array variant_population_frequency is abs"):
+        project_ancestry(ds, model)
