@@ -21,6 +21,7 @@ from pipeline.options import (
     PATH,
     config_option,
     configure,
+    import_options,
     include_x_option,
     labels_option,
     method_option,
@@ -76,6 +77,7 @@ for _stage in (
     "--no-qc", is_flag=True, help="Keep every biallelic variant and every person."
 )
 @include_x_option
+@import_options
 @click.option(
     "--dry-run",
     is_flag=True,
@@ -94,6 +96,8 @@ def run(
     seed: int | None,
     no_qc: bool,
     include_x: bool,
+    sample_id: str | None,
+    dosages: bool,
     dry_run: bool,
     labels: Location | None,
     **options: bool,
@@ -110,6 +114,8 @@ def run(
         method=method,
         no_qc=no_qc,
         include_x=include_x,
+        sample_id=sample_id,
+        dosages=dosages,
     )
     from pipeline import run as runner
 

@@ -114,6 +114,37 @@ def _require_positive(section: str, **values: float) -> None:
         require(right, f"{section}.{name} is {value}; it must be positive")
 
 
+IID, FID_IID = "iid", "fid_iid"
+SAMPLE_IDS = (IID, FID_IID)
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """What is read of files that are imported.
+
+    Attributes
+    ----------
+    sample_id
+        Ids of people in PLINK and .sample tables: "iid" for the individual id alone,
+        "fid_iid" for family and individual id with "_" between.
+    dosages
+        Whether expected counts of alleles are read where hard calls are there too: the
+        dosages of .pgen, DS of VCF. Without it they are read where nothing else is.
+    """
+
+    sample_id: str = IID
+    dosages: bool = False
+
+    def __post_init__(self) -> None:
+        require(
+            self.sample_id in SAMPLE_IDS,
+            f"source.sample_id is {self.sample_id!r}; it must be one of "
+            f"{', '.join(SAMPLE_IDS)}",
+        )
+
+
+IMPORT_DEFAULTS = SourceConfig()
+
 LIKELIHOOD, NEURAL = "likelihood", "neural"
 METHODS = (LIKELIHOOD, NEURAL)
 
@@ -338,6 +369,7 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     neural: NeuralConfig = field(default_factory=NeuralConfig)
     apply: ApplyConfig = field(default_factory=ApplyConfig)
+    source: SourceConfig = field(default_factory=SourceConfig)
 
     def __post_init__(self) -> None:
         require(

@@ -5,6 +5,7 @@ appears at its destination complete or not at all, and an import that was interr
 can go on.
 """
 
+import dataclasses
 import hashlib
 import importlib
 import logging
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import provenance, source_files, unfinished
+from pipeline.config import IMPORT_DEFAULTS, SourceConfig
 from pipeline.errors import InputError
 from pipeline.location import Location
 from pipeline.source_files import SourceFiles, needs_import
@@ -35,6 +37,7 @@ def ingest(
     sources: str | Path | Sequence[str | Path],
     destination: str | Location,
     *,
+    config: SourceConfig = IMPORT_DEFAULTS,
     n_workers: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -49,6 +52,8 @@ def ingest(
         .bcf, with what belongs to them beside; or a pattern of the shell.
     destination
         Folder for the store.
+    config
+        What is read of the files.
     n_workers
         Processes to use, by default one a core; 0 works in this one.
     resume
@@ -73,11 +78,11 @@ def ingest(
         n_workers = len(os.sched_getaffinity(0))
 
     def make(folder: Path) -> None:
-        module.ingest(found, folder, n_workers)
+        module.ingest(found, folder, n_workers, config)
 
     unfinished.build_store(
         destination,
-        digest or _digest(found),
+        _with_settings(digest or _digest(found), config),
         make,
         resume=resume,
         overwrite=overwrite,
@@ -94,6 +99,13 @@ def source_digest(source: str | Path) -> str:
         If a file is missing.
     """
     return _digest(source_files.find_files([source]))
+
+
+def _with_settings(digest: str, config: SourceConfig) -> str:
+    """Digest of files and of what is read of them."""
+    if config == IMPORT_DEFAULTS:
+        return digest
+    return provenance.digest([digest, dataclasses.asdict(config)])
 
 
 def _digest(found: SourceFiles) -> str:

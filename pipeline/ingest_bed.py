@@ -4,39 +4,80 @@ Reads PREFIX.bed with PREFIX.bim and PREFIX.fam; writes VCF Zarr. Invariant: the
 files fit one another, and every id is stored as it is written in them.
 """
 
-from collections.abc import Iterator
+import csv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from bio2zarr import plink
 
-from pipeline import encode, pieces, tables
+from pipeline import encode, pieces, source_people, tables
+from pipeline.config import FID_IID, SourceConfig
 from pipeline.errors import InputError
 from pipeline.source_files import SourceFiles
 
 _MAGIC = b"\x6c\x1b"
 _HEADER_BYTES = 3
 _VARIANT_MAJOR = 1
+_TABLES = (".bim", ".fam")
 _N_COLUMNS = 6
+_POSITION = 3
 _PEOPLE_PER_BYTE = 4
 # Of many, enough that nobody has nothing but the code that padding has.
 _VARIANTS_LOOKED_AT = 10_000
-# What pandas, behind bio2zarr, takes for a missing value.
-_READ_AS_MISSING = frozenset(
-    ["NA", "N/A", "n/a", "<NA>", "NULL", "null", "NaN", "nan", "-NaN", "-nan", "None"]
-)
 
 
-def ingest(source: SourceFiles, folder: Path, n_workers: int) -> None:
+class _Fileset(plink.PlinkFormat):
+    """A fileset as bio2zarr reads it, but for its two tables.
+
+    bio2zarr guesses one separator for a whole table, and reads an id "NA" as missing.
+    PLINK separates columns by blanks and tabs of any number.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+        self.paths = plink.PlinkPaths(*(f"{prefix}{s}" for s in (".bed", *_TABLES)))
+        self.bim = _read_table(self.paths.bim_path, plink.BIM_FIELDS)
+        self.bim["position"] = self.bim["position"].astype("int32")
+        self.fam = _read_table(self.paths.fam_path, plink.FAM_FIELDS)
+        self._num_records, self._num_samples = len(self.bim), len(self.fam)
+        sizes = self._num_records, self._num_samples
+        self.bed_reader = plink.BedReader(self.paths.bed_path, *sizes)
+
+
+class _FilesetOfFamilies(_Fileset):
+    """The same, with family and individual ids together as the ids of people."""
+
+    def __init__(self, prefix: str) -> None:
+        super().__init__(prefix)
+        people = source_people.read_fam(Path(self.paths.fam_path))
+        self.fam["individual_id"] = people.sample_ids(FID_IID)
+
+
+def _read_table(path: str, fields: list[tuple[str, Any, str]]) -> pd.DataFrame:
+    return pd.read_csv(
+        path,
+        sep=r"\s+",
+        names=[name for name, *_ in fields],
+        dtype=str,
+        keep_default_na=False,
+        na_filter=False,
+        quoting=csv.QUOTE_NONE,
+    )
+
+
+def ingest(
+    source: SourceFiles, folder: Path, n_workers: int, config: SourceConfig
+) -> None:
     """Write the store `folder/store` of a fileset, or go on writing it.
 
     Allele 1 (the fifth column of .bim, usually the minor allele) becomes the
     alternate and allele 2 (the sixth) the reference, so the number of alternate
     alleles is the number of copies of allele 1 that .bed stores. ADMIXTURE's P on the
     same files is the frequency of allele 2. Allele codes are kept as they are,
-    including '0' for the unseen allele of a monomorphic variant. Sample ids are the
-    individual ids, without the family ids.
+    including '0' for the unseen allele of a monomorphic variant.
 
     Raises
     ------
@@ -45,52 +86,33 @@ def ingest(source: SourceFiles, folder: Path, n_workers: int) -> None:
         there twice.
     """
     bed = source.path
-    sample_ids = _check_files(bed)
+    if config.dosages:
+        raise InputError(f"{bed} holds no dosages; leave --dosages out")
+    people = source_people.read_fam(bed.with_suffix(".fam"))
+    sample_ids = people.sample_ids(config.sample_id)
+    for other in source.others:
+        source_people.check_beside(people, other)
+    n_variants = _count_variants(bed.with_suffix(".bim"))
+    _check_bed(bed, n_variants, len(people))
+    _check_padding(bed, n_variants, len(people))
+    fileset = _FilesetOfFamilies if config.sample_id == FID_IID else _Fileset
     try:
-        encode.encode(plink.PlinkFormat, bed.with_suffix(""), folder, n_workers)
+        encode.encode(fileset, bed.with_suffix(""), folder, n_workers)
     except pieces.LibraryError as error:
-        # bio2zarr guesses the separator of each table from its first lines.
         raise InputError(
-            f"{bed} could not be imported ({error}); separate the columns of .bim and "
-            ".fam by single tabs, without commas"
+            f"{bed} could not be imported ({error}); make the three files again with "
+            "plink --make-bed"
         ) from error
-    _check_sample_ids(bed.with_suffix(".fam"), sample_ids, folder / "store")
-
-
-def _check_files(bed: Path) -> list[str]:
-    """Sample ids of a fileset whose three files fit one another."""
-    bim, fam = bed.with_suffix(".bim"), bed.with_suffix(".fam")
-    sample_ids = [row[1] for row in _rows(fam)]
-    n_variants = _count_variants(bim)
-    for companion, n_rows in ((fam, len(sample_ids)), (bim, n_variants)):
-        if n_rows == 0:
-            raise InputError(f"{companion} is empty; there is nothing to import")
-    tables.check_unique(fam, sample_ids)
-    _check_bed(bed, n_variants, len(sample_ids))
-    _check_padding(bed, n_variants, len(sample_ids))
-    return sample_ids
-
-
-def _rows(table: Path) -> Iterator[list[str]]:
-    """Fields of each line of a .bim or .fam file, both of which have six columns."""
-    for number, fields in tables.read_rows(table):
-        if len(fields) != _N_COLUMNS:
-            raise InputError(
-                f"{table} line {number} has {len(fields)} columns, not 6; repair it"
-            )
-        yield fields
+    _check_sample_ids(people.table, sample_ids, folder / "store")
 
 
 def _count_variants(bim: Path) -> int:
     n_variants = 0
-    for contig, name, _, position, *alleles in _rows(bim):
+    for fields in tables.read_rows_of(bim, _N_COLUMNS):
         n_variants += 1
-        tables.parse_position(bim, n_variants, position)
-        if not _READ_AS_MISSING.isdisjoint([contig, name, *alleles]):
-            raise InputError(
-                f"{bim} row {n_variants}: a name or allele that reads as a missing "
-                "value (NA, null or the like); rename it"
-            )
+        tables.parse_position(bim, n_variants, fields[_POSITION])
+    if n_variants == 0:
+        raise InputError(f"{bim} is empty; there is nothing to import")
     return n_variants
 
 
@@ -116,7 +138,7 @@ def _check_bed(bed: Path, n_variants: int, n_samples: int) -> None:
 
 
 def _check_sample_ids(fam: Path, expected: list[str], store: Path) -> None:
-    # A guessed separator or an id such as 'NA' would go wrong without an error.
+    # Two readers of one table must not differ in silence.
     with xr.open_zarr(store, chunks=None, mask_and_scale=False) as dataset:
         imported = dataset["sample_id"].values.tolist()
     for row, (want, got) in enumerate(zip(expected, imported, strict=True), start=1):

@@ -18,7 +18,8 @@ import numpy.typing as npt
 import xarray as xr
 from sgkit.io.bgen.bgen_reader import BgenReader
 
-from pipeline import bgen_file, pieces, tables, vcf_zarr
+from pipeline import bgen_file, pieces, source_people, vcf_zarr
+from pipeline.config import SourceConfig
 from pipeline.encode import chunk_sizes
 from pipeline.errors import InputError
 from pipeline.source_files import SourceFiles
@@ -52,12 +53,14 @@ class _Variants:
     kept: list[bgen_file.Variant]
 
 
-def ingest(source: SourceFiles, folder: Path, n_workers: int) -> None:
+def ingest(
+    source: SourceFiles, folder: Path, n_workers: int, config: SourceConfig
+) -> None:
     """Write the store `folder/store` of a BGEN file, or go on writing it.
 
-    Ids are those of the .sample file (its second column, or the one named ID), else
-    those in the BGEN file; a file without any is refused. Variants that have not two
-    alleles are left out and counted.
+    Ids are those of the .sample file, else those in the BGEN file; a file without any
+    is refused, and so are two of which one names other people. Variants that have not
+    two alleles are left out and counted.
 
     Raises
     ------
@@ -68,7 +71,7 @@ def ingest(source: SourceFiles, folder: Path, n_workers: int) -> None:
     bgen = source.path
     header = bgen_file.read_header(bgen)
     n_samples = header.n_samples
-    ids = _read_ids(bgen, source.companions, header)
+    ids = _read_ids(source, header, config.sample_id)
     found = _read_variants(bgen, header)
     try:
         index = _make_index(bgen, folder)
@@ -95,43 +98,35 @@ def ingest(source: SourceFiles, folder: Path, n_workers: int) -> None:
         ) from error
 
 
-def _read_ids(
-    bgen: Path, companions: tuple[Path, ...], header: bgen_file.Header
-) -> list[str]:
-    if companions:
-        (table,) = companions
-        ids = _read_sample_file(table)
-    elif header.ids_start is not None:
-        table = bgen
-        ids = bgen_file.read_ids(bgen, header.ids_start)
+def _read_ids(source: SourceFiles, header: bgen_file.Header, kind: str) -> list[str]:
+    """Ids of the people, of the .sample file if there is one."""
+    bgen = source.path
+    own = None
+    if header.ids_start is not None:
+        own = bgen_file.read_ids(bgen, header.ids_start)
+        _check_number(bgen, len(own), bgen, header)
+    if source.companions:
+        people = source_people.read_sample(source.companions[0])
+        _check_number(people.table, len(people), bgen, header)
+        if own is not None:
+            source_people.check_own_ids(bgen, own, people)
+    elif own is not None:
+        people = source_people.People(bgen, own)
     else:
         raise InputError(
             f"{bgen} has no sample ids; put {bgen.with_suffix('.sample')} beside it"
         )
-    if len(ids) != header.n_samples:
+    return people.sample_ids(kind)
+
+
+def _check_number(
+    table: Path, n_named: int, bgen: Path, header: bgen_file.Header
+) -> None:
+    if n_named != header.n_samples:
         raise InputError(
-            f"{table} names {len(ids)} people, and {bgen} is of {header.n_samples}; "
+            f"{table} names {n_named} people, and {bgen} is of {header.n_samples}; "
             "give the two that belong together"
         )
-    tables.check_unique(table, ids)
-    return ids
-
-
-def _read_sample_file(table: Path) -> list[str]:
-    rows = tables.read_rows(table)
-    _, names = next(rows, (0, []))
-    # Two lines of header: names, then types.
-    next(rows, None)
-    column = next((names.index(n) for n in ("ID_2", "ID") if n in names), 0)
-    ids = []
-    for number, fields in rows:
-        if len(fields) < len(names):
-            raise InputError(
-                f"{table} line {number} has {len(fields)} columns, not {len(names)}; "
-                "repair it"
-            )
-        ids.append(fields[column])
-    return ids
 
 
 def _make_index(bgen: Path, folder: Path) -> Path:

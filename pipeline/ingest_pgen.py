@@ -1,36 +1,39 @@
 """Import PLINK 2 filesets, through pgenlib.
 
-Reads PREFIX.pgen with PREFIX.pvar (or .pvar.zst) and PREFIX.psam; writes the hard
-calls as VCF Zarr. Invariant: variants with several alternate alleles are left out and
-counted, and all others are stored in the order of the files.
+Reads PREFIX.pgen with PREFIX.pvar (or .pvar.zst, or .bim) and PREFIX.psam (or .fam);
+writes the hard calls, or the dosages, as VCF Zarr. Invariant: variants with several
+alternate alleles are left out and counted, and all others are stored in the order of
+the files.
 """
 
 import functools
+import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pgenlib
 import xarray as xr
 
-from pipeline import pieces, tables, vcf_zarr
+from pipeline import pgen_file, pieces, source_people, variant_tables, vcf_zarr
+from pipeline.config import SourceConfig
 from pipeline.encode import chunk_sizes
 from pipeline.errors import InputError
 from pipeline.source_files import SourceFiles
+from pipeline.source_people import People
 
 logger = logging.getLogger(__name__)
 
-_MAGIC = b"\x6c\x1b"
-_HEADER = "#CHROM"
-_SAMPLE_HEADERS = ("#IID", "#FID")
-_WITHOUT_HEADER = ["#CHROM", "ID", "CM", "POS", "ALT", "REF"]  # as in .bim
 _MISSING = -9
 # Alleles of 0, 1 and 2 alternate alleles, and of a missing call.
 _ALLELES = np.array([[0, 0], [0, 1], [1, 1], [-1, -1]], np.int8)
-# Calls that are unpacked at a time: one byte counted, two bytes written.
-_WINDOW_CALLS = 16 * 2**20
+# Calls that are unpacked at a time: up to five bytes read, two or four written.
+_WINDOW_CALLS = 8 * 2**20
+# Dosages are stored in units of 2^-14; what is nearer to a call says the same.
+_DOSAGE_UNIT = 2.0**-14
 
 
 @dataclass(frozen=True)
@@ -47,12 +50,15 @@ class _Fileset:
         Where each variant's alleles begin among all, and their number.
     rows
         Variants to import, by position in the file.
+    may_have_dosages
+        Whether there may be dosages beside the hard calls.
     """
 
     pgen: Path
     n_samples: int
     allele_offsets: npt.NDArray[np.uintp]
     rows: npt.NDArray[np.uint32]
+    may_have_dosages: bool
 
     def open(self) -> pgenlib.PgenReader:
         """The genotypes, to be closed."""
@@ -64,22 +70,14 @@ class _Fileset:
         )
 
 
-@dataclass(frozen=True)
-class _Variants:
-    """The lines of a .pvar file."""
-
-    contigs: list[str]
-    positions: list[int]
-    names: list[str]
-    alleles: list[tuple[str, str]]
-    n_alleles: list[int]
-
-
-def ingest(source: SourceFiles, folder: Path, n_workers: int) -> None:
+def ingest(
+    source: SourceFiles, folder: Path, n_workers: int, config: SourceConfig
+) -> None:
     """Write the store `folder/store` of a fileset, or go on writing it.
 
-    REF becomes the reference, also where the file calls it provisional. A sample id is
-    the IID; FID and SID, where there are any, are kept beside it.
+    REF becomes the reference, also where the file calls it provisional. FID and SID,
+    where there are any, are kept beside the sample ids. How many genotypes have
+    dosages that are not read is logged.
 
     Raises
     ------
@@ -88,17 +86,45 @@ def ingest(source: SourceFiles, folder: Path, n_workers: int) -> None:
         there twice.
     """
     pgen = source.path
-    pvar, psam = source.companions
-    samples = _read_psam(psam)
-    found = _read_pvar(pvar)
+    variants_table, people_table = source.companions
+    people = source_people.read_psam(people_table)
+    sample_ids = people.sample_ids(config.sample_id)
+    for other in source.others:
+        source_people.check_beside(people, other)
+    found = variant_tables.read_variants(variants_table)
+    fileset = _fileset(pgen, found, variants_table, people)
+    calls = vcf_zarr.DOSAGE if config.dosages else vcf_zarr.GENOTYPE
+    n_variants, n_people = chunk_sizes(fileset.n_samples)
+    store = folder / "store"
+    if not (folder / "laid_out").exists():
+        variables = found.variables(fileset.rows).merge(_samples(people, sample_ids))
+        vcf_zarr.lay_out(store, variables, calls, n_variants, n_people)
+        (folder / "laid_out").touch()
+    piece = functools.partial(_write_rows, fileset, calls, folder, n_variants)
+    n_pieces = -(-fileset.rows.size // n_variants)
+    try:
+        pieces.complete(piece, n_pieces, folder / "written", n_workers)
+    except pieces.LibraryError as error:
+        raise _damaged(pgen, error) from error
+    if fileset.may_have_dosages and not config.dosages:
+        _log_dosages(pgen, folder, n_pieces, fileset.rows.size * fileset.n_samples)
+
+
+def _fileset(
+    pgen: Path, found: variant_tables.Variants, table: Path, people: People
+) -> _Fileset:
+    """The genotypes, once it is known that the tables fit them."""
+    header = pgen_file.read_header(pgen)
+    sizes = (table, len(found)), (people.table, len(people))
+    pgen_file.check_sizes(pgen, header, *sizes)
     n_alleles = np.array(found.n_alleles, np.uintp)
     rows = np.flatnonzero(n_alleles == 2).astype(np.uint32)
     if rows.size == 0:
         raise InputError(
-            f"{pvar} has no biallelic variants; there is nothing to import"
+            f"{table} has no biallelic variants; there is nothing to import"
         )
     offsets = np.concatenate([np.zeros(1, np.uintp), np.cumsum(n_alleles)])
-    fileset = _Fileset(pgen, samples.sizes["samples"], offsets, rows)
+    fileset = _Fileset(pgen, len(people), offsets, rows, header.may_have_dosages)
     _check_pgen(fileset)
     if rows.size < n_alleles.size:
         logger.warning(
@@ -106,100 +132,17 @@ def ingest(source: SourceFiles, folder: Path, n_workers: int) -> None:
             pgen,
             n_alleles.size - rows.size,
         )
-    variants, people = chunk_sizes(fileset.n_samples)
-    store = folder / "store"
-    if not (folder / "laid_out").exists():
-        variables = _variables(found, rows).merge(samples)
-        vcf_zarr.lay_out(store, variables, vcf_zarr.GENOTYPE, variants, people)
-        (folder / "laid_out").touch()
-    piece = functools.partial(_write_rows, fileset, store, variants)
-    n_pieces = -(-rows.size // variants)
-    try:
-        pieces.complete(piece, n_pieces, folder / "written", n_workers)
-    except pieces.LibraryError as error:
-        raise _damaged(pgen, error) from error
+    return fileset
 
 
 def _damaged(pgen: Path, error: Exception) -> InputError:
     return InputError(
         f"{pgen} could not be imported ({error}); check that it is whole and belongs "
-        "to its .pvar and .psam"
+        "to the tables beside it"
     )
-
-
-def _read_psam(psam: Path) -> xr.Dataset:
-    """Ids of the people; without a header the columns are those of .fam."""
-    columns = ["#FID", "IID"]
-    ids: dict[str, list[str]] = {}
-    for number, fields in tables.read_rows(psam):
-        if fields[0] in _SAMPLE_HEADERS:
-            columns = fields
-        elif not fields[0].startswith("#"):
-            if len(fields) < len(columns):
-                raise InputError(
-                    f"{psam} line {number} has {len(fields)} columns, not "
-                    f"{len(columns)}; repair it"
-                )
-            for name, value in zip(columns, fields, strict=False):
-                if name.removeprefix("#") in ("FID", "IID", "SID"):
-                    ids.setdefault(name.removeprefix("#"), []).append(value)
-    if not ids.get("IID"):
-        raise InputError(f"{psam} names no people (IID); there is nothing to import")
-    tables.check_unique(psam, ids["IID"])
-    names = {"IID": "sample_id", "FID": "sample_family_id", "SID": "sample_source_id"}
-    return xr.Dataset(
-        {names[n]: ("samples", np.array(ids[n], object)) for n in names if n in ids}
-    )
-
-
-def _read_pvar(pvar: Path) -> _Variants:
-    found = _Variants([], [], [], [], [])
-    columns = _WITHOUT_HEADER
-    for number, fields in tables.read_rows(pvar):
-        if fields[0] == _HEADER:
-            columns = _check_columns(pvar, fields)
-        elif not fields[0].startswith("#"):
-            row = len(found.names) + 1
-            named = _name_fields(pvar, number, columns, fields)
-            alternates = named["ALT"].split(",")
-            found.contigs.append(named[_HEADER])
-            found.positions.append(tables.parse_position(pvar, row, named["POS"]))
-            found.names.append(named["ID"])
-            found.alleles.append((named["REF"], alternates[0]))
-            found.n_alleles.append(1 + len(alternates))
-    if not found.names:
-        raise InputError(f"{pvar} has no variants; there is nothing to import")
-    return found
-
-
-def _check_columns(pvar: Path, columns: list[str]) -> list[str]:
-    missing = [name for name in _WITHOUT_HEADER if name not in (*columns, "CM")]
-    if missing:
-        raise InputError(f"{pvar} has no column {missing[0]}; write it again")
-    return columns
-
-
-def _name_fields(
-    pvar: Path, number: int, columns: list[str], fields: list[str]
-) -> dict[str, str]:
-    if columns is _WITHOUT_HEADER and len(fields) == len(columns) - 1:
-        # As in .bim, but without the position in centimorgans.
-        columns = [name for name in columns if name != "CM"]
-    if len(fields) < len(columns):
-        raise InputError(
-            f"{pvar} line {number} has {len(fields)} columns, not {len(columns)}; "
-            "repair it"
-        )
-    return dict(zip(columns, fields, strict=False))
 
 
 def _check_pgen(fileset: _Fileset) -> None:
-    with fileset.pgen.open("rb") as file:
-        if file.read(len(_MAGIC)) != _MAGIC:
-            raise InputError(
-                f"{fileset.pgen} does not start with the PLINK magic number; make it "
-                "again with plink2 --make-pgen"
-            )
     try:
         with pieces.listening(), fileset.open() as reader:
             # The last record, and so the end of the file.
@@ -209,30 +152,84 @@ def _check_pgen(fileset: _Fileset) -> None:
         raise _damaged(fileset.pgen, error) from error
 
 
-def _variables(found: _Variants, rows: npt.NDArray[np.uint32]) -> xr.Dataset:
-    kept = rows.tolist()
-    contig_ids = list(dict.fromkeys(found.contigs))
-    numbers = {name: number for number, name in enumerate(contig_ids)}
-    return vcf_zarr.variant_variables(
-        contig_ids,
-        np.array([numbers[found.contigs[row]] for row in kept], np.int32),
-        np.array([found.positions[row] for row in kept], np.int32),
-        np.array([found.alleles[row] for row in kept], object),
-        [found.names[row] for row in kept],
+def _samples(people: People, sample_ids: list[str]) -> xr.Dataset:
+    ids = {
+        "sample_id": sample_ids,
+        "sample_family_id": people.family_ids,
+        "sample_source_id": people.source_ids,
+    }
+    return xr.Dataset(
+        {
+            name: ("samples", np.array(values, object))
+            for name, values in ids.items()
+            if values is not None
+        }
     )
 
 
-def _write_rows(fileset: _Fileset, store: Path, chunk: int, number: int) -> None:
-    """Write the genotypes of one chunk of variants."""
+def _write_rows(
+    fileset: _Fileset,
+    calls: vcf_zarr.CallArray,
+    folder: Path,
+    chunk: int,
+    number: int,
+) -> None:
+    """Write the calls of one chunk of variants."""
     start = number * chunk
     rows = fileset.rows[start : start + chunk]
-    calls = np.empty((len(rows), fileset.n_samples, 2), np.int8)
+    shape = (len(rows), fileset.n_samples, *calls.ploidy)
+    values = np.empty(shape, calls.dtype)
     window = max(_WINDOW_CALLS // fileset.n_samples, 1)
+    counted = np.zeros(2, np.int64)
     with pieces.listening(), fileset.open() as reader:
         for begin in range(0, len(rows), window):
             wanted = rows[begin : begin + window]
-            counts = np.empty((len(wanted), fileset.n_samples), np.int8)
-            reader.read_list(wanted, counts)
-            counts[counts == _MISSING] = len(_ALLELES) - 1
-            calls[begin : begin + window] = _ALLELES[counts]
-    vcf_zarr.write_rows(store, vcf_zarr.GENOTYPE, start, calls)
+            read: npt.NDArray[Any]
+            if calls == vcf_zarr.DOSAGE:
+                read = _read_dosages(reader, wanted, fileset.n_samples)
+            else:
+                counts = np.empty((len(wanted), fileset.n_samples), np.int8)
+                reader.read_list(wanted, counts)
+                if fileset.may_have_dosages:
+                    dosages = _read_dosages(reader, wanted, fileset.n_samples)
+                    counted += _count_dosages(counts, dosages)
+                counts[counts == _MISSING] = len(_ALLELES) - 1
+                read = _ALLELES[counts]
+            values[begin : begin + window] = read
+    vcf_zarr.write_rows(folder / "store", calls, start, values)
+    (folder / f"dosages_{number}").write_text(json.dumps(counted.tolist()))
+
+
+def _read_dosages(
+    reader: pgenlib.PgenReader, rows: npt.NDArray[np.uint32], n_samples: int
+) -> npt.NDArray[np.float32]:
+    """Expected alternate alleles; the hard calls where a genotype has no dosage."""
+    dosages = np.empty((len(rows), n_samples), np.float32)
+    reader.read_dosages_list(rows, dosages)
+    dosages[dosages == _MISSING] = np.nan
+    return dosages
+
+
+def _count_dosages(
+    counts: npt.NDArray[np.int8], dosages: npt.NDArray[np.float32]
+) -> tuple[int, int]:
+    """Genotypes whose dosage says more than the hard call, and those without a call."""
+    # A comparison with NaN is false: nothing is known there.
+    says_more = np.abs(dosages - counts) > _DOSAGE_UNIT
+    lost = says_more & (counts == _MISSING)
+    return int(says_more.sum()), int(lost.sum())
+
+
+def _log_dosages(pgen: Path, folder: Path, n_pieces: int, n_genotypes: int) -> None:
+    parts = [folder / f"dosages_{number}" for number in range(n_pieces)]
+    counted = np.array([json.loads(part.read_text()) for part in parts]).sum(axis=0)
+    n_dosages, n_lost = counted.tolist()
+    if n_dosages:
+        logger.warning(
+            "%s: %.2f %% of the genotypes have a dosage that is no whole number, and "
+            "%.2f %% are missing because it is too uncertain for a call; --dosages "
+            "reads the dosages instead",
+            pgen,
+            100 * n_dosages / n_genotypes,
+            100 * n_lost / n_genotypes,
+        )

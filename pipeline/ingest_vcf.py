@@ -15,6 +15,7 @@ from pathlib import Path
 from bio2zarr import vcf, vcf_utils
 
 from pipeline import encode, pieces
+from pipeline.config import SourceConfig
 from pipeline.errors import InputError
 from pipeline.source_files import SourceFiles
 
@@ -24,7 +25,9 @@ INDEX_SUFFIXES = (".tbi", ".csi")
 _END_MARK = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 
 
-def ingest(source: SourceFiles, folder: Path, n_workers: int) -> None:
+def ingest(
+    source: SourceFiles, folder: Path, n_workers: int, config: SourceConfig
+) -> None:
     """Write the store `folder/store` of VCF files, or go on writing it.
 
     Raises

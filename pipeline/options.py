@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from pipeline.config import METHODS, RunConfig, load_config, replace_values
+from pipeline.config import METHODS, SAMPLE_IDS, RunConfig, load_config, replace_values
 from pipeline.location import Location, locate
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -54,6 +54,23 @@ method_option = click.option(
     help="Maximise the likelihood (default), or train encoder and frequencies alone.",
 )
 
+
+def import_options(function: Command) -> Command:
+    """Add the options that say what is read of files that are imported."""
+    sample_id = click.option(
+        "--sample-id",
+        type=click.Choice(SAMPLE_IDS),
+        help="Ids of people in PLINK and .sample tables: the individual id (default), "
+        'or family and individual id with "_" between.',
+    )
+    dosages = click.option(
+        "--dosages",
+        is_flag=True,
+        help="Read the dosages of .pgen or VCF (DS) and not the hard calls.",
+    )
+    return sample_id(dosages(function))
+
+
 include_x_option = click.option(
     "--include-x", is_flag=True, help="Use X too, with the ploidy that the calls have."
 )
@@ -89,9 +106,15 @@ def configure(
     include_x: bool = False,
     refine: int | None = None,
     strand: str | None = None,
+    sample_id: str | None = None,
+    dosages: bool = False,
 ) -> RunConfig:
     """The file's configuration with the flags' values in their place."""
     config = load_config(config_path)
+    if sample_id is not None:
+        config = replace_values(config, "source", sample_id=sample_id)
+    if dosages:
+        config = replace_values(config, "source", dosages=True)
     if seed is not None:
         config = replace_values(config, "", seed=seed)
     if n_populations is not None:

@@ -31,7 +31,7 @@ def prepare_only(
     check_apart(source, output)
     options = {"resume": resume, "overwrite": overwrite}
     with open_store_workspace(output, name, **options) as workspace:
-        cohort = open_to_fit(source, workspace.work)
+        cohort = open_to_fit(source, workspace.work, config.source)
         inputs = provenance_inputs(cohort.fingerprint(), config)
         attrs = describe(source, config, inputs)
         if resume and workspace.conclude(attrs["stamp"]):

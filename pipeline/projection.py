@@ -73,7 +73,7 @@ def project(
     if back is not None:
         back.check_source(source)
     with open_store_workspace(output, name, **options) as workspace:
-        cohort = open_source(source, workspace.work)
+        cohort = open_source(source, workspace.work, config.source)
         build = overlap.check_build(model, cohort)
         match = match_variants(model, cohort)
         overlap.check_overlap(match, model, cohort, config.apply)

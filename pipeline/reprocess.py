@@ -25,7 +25,7 @@ from pipeline import (
     versions,
 )
 from pipeline.cohort import Cohort
-from pipeline.config import RunConfig, replace_values
+from pipeline.config import IID, RunConfig, SourceConfig, replace_values
 from pipeline.drift import reasons_to_refit
 from pipeline.due import Outlook
 from pipeline.errors import BusyError
@@ -159,12 +159,17 @@ class _Job:
         """Folder of the new version."""
         return versions.version_path(self.output, self.number)
 
+    @property
+    def source(self) -> tuple[str, Location, SourceConfig]:
+        """The cohort, where it may be imported to, and how."""
+        return self.config.cohort, self.work, self.config.run.source
+
     def run(self) -> str:
         """Do what is to be done, and say what it was."""
         if self.outlook.shown is None:
-            cohort = sources.open_to_fit(self.config.cohort, self.work)
+            cohort = sources.open_to_fit(*self.source)
             return self.publish_fit(cohort, None, ["there was no version"], None)
-        cohort = sources.open_source(self.config.cohort, self.work)
+        cohort = sources.open_source(*self.source)
         earlier = self.open_earlier(self.outlook.shown)
         if self.outlook.refit_reasons:
             reasons = list(self.outlook.refit_reasons)
@@ -316,6 +321,8 @@ class _Job:
     def fit_once(self, cohort: Cohort, k: int) -> _Fit:
         folder = self.work / f"fit-{k}"
         settings: RunConfig = replace_values(self.config.run, "fit", n_populations=k)
+        # What was imported has its ids.
+        settings = replace_values(settings, "source", sample_id=IID)
         workers = contextlib.nullcontext(self.workers.start())
         run.run(cohort.url, folder, settings, workers, resume=True)
         path = publication.resolve(folder / ANCESTRY)

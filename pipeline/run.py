@@ -82,7 +82,7 @@ def run(
     if back is not None:
         back.check_source(source)
     with open_workspace(output, resume=resume, overwrite=overwrite) as workspace:
-        cohort = sources.open_to_fit(source, workspace.work)
+        cohort = sources.open_to_fit(source, workspace.work, config.source)
         fit_stage.check_labels(labels, cohort.sample_ids, config)
         inputs = lineage.provenance_inputs(cohort.fingerprint(), config, labels)
         attrs = lineage.describe(source, config, inputs)

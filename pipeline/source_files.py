@@ -6,7 +6,7 @@ Invariant: a `SourceFiles` names files that exist, all of one format.
 
 import glob
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,8 @@ _SUFFIXES = {
     ".bgen": BGEN,
 }
 _KNOWN = ".bed, .pgen, .bgen, .vcf.gz nor .bcf"
+# Tables of people of PLINK 2, and of PLINK 1.
+_PEOPLE = (".psam", ".fam")
 _WILDCARDS = re.compile(r"[*?\[]")
 _MERGE = {
     BED: "merge them with plink --merge-list",
@@ -43,11 +45,14 @@ class SourceFiles:
         The files named, several only of VCF.
     companions
         What belongs to them: .bim and .fam, .pvar and .psam, or .sample.
+    others
+        Further tables that name the people, of the other version of PLINK.
     """
 
     kind: str
     files: tuple[Path, ...]
     companions: tuple[Path, ...] = ()
+    others: tuple[Path, ...] = ()
 
     @property
     def path(self) -> Path:
@@ -98,7 +103,8 @@ def find_files(sources: Sequence[str | Path]) -> SourceFiles:
             f"{len(files)} {kind} files were given, and only VCF may come in several; "
             f"{_MERGE[kind]} first"
         )
-    return SourceFiles(kind, tuple(files), _companions(kind, files[0]))
+    companions = _companions(kind, files[0])
+    return SourceFiles(kind, tuple(files), companions, _others(files[0], companions))
 
 
 def _expand(source: str) -> list[Path]:
@@ -132,23 +138,30 @@ def _kind(path: Path) -> str:
 
 def _companions(kind: str, path: Path) -> tuple[Path, ...]:
     if kind == BED:
-        wanted = [path.with_suffix(".bim"), path.with_suffix(".fam")]
-        return tuple(_existing(path, wanted, ".bim and .fam"))
+        return tuple(_existing(path, [(".bim",), (".fam",)]))
     if kind == PGEN:
-        compressed = path.with_suffix(".pvar.zst")
-        plain = path.with_suffix(".pvar")
-        table = compressed if compressed.is_file() and not plain.is_file() else plain
-        wanted = [table, path.with_suffix(".psam")]
-        return tuple(_existing(path, wanted, ".pvar and .psam"))
+        # PLINK 2 writes the tables of PLINK 1 too (--make-bpgen).
+        return tuple(_existing(path, [(".pvar", ".pvar.zst", ".bim"), _PEOPLE]))
     if kind == BGEN:
         return tuple(p for p in (path.with_suffix(".sample"),) if p.is_file())
     return ()
 
 
-def _existing(path: Path, wanted: list[Path], needed: str) -> list[Path]:
-    for companion in wanted:
-        if not companion.is_file():
+def _existing(path: Path, wanted: Sequence[tuple[str, ...]]) -> Iterator[Path]:
+    """The first file of each table that is there, by the suffixes it may have."""
+    for suffixes in wanted:
+        tables = [path.with_suffix(suffix) for suffix in suffixes]
+        found = next((table for table in tables if table.is_file()), None)
+        if found is None:
+            needed = " and ".join(names[0] for names in wanted)
             raise InputError(
-                f"{companion} does not exist; {path} needs its {needed} beside it"
+                f"{tables[0]} does not exist; {path} needs its {needed} beside it"
             )
-    return wanted
+        yield found
+
+
+def _others(path: Path, companions: Sequence[Path]) -> tuple[Path, ...]:
+    if not {path.with_suffix(suffix) for suffix in _PEOPLE}.isdisjoint(companions):
+        tables = [path.with_suffix(suffix) for suffix in _PEOPLE]
+        return tuple(t for t in tables if t not in companions and t.is_file())
+    return ()

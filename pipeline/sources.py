@@ -4,6 +4,7 @@ import json
 
 from pipeline import provenance, publication
 from pipeline.cohort import Cohort, open_cohort
+from pipeline.config import FID_IID, IMPORT_DEFAULTS, SourceConfig
 from pipeline.distinct import check_distinct
 from pipeline.errors import InputError
 from pipeline.ingest import ingest, needs_import, source_digest
@@ -11,7 +12,9 @@ from pipeline.location import Location, locate
 from pipeline.store import check_genotypes
 
 
-def open_source(source: str, folder: Location) -> Cohort:
+def open_source(
+    source: str, folder: Location, config: SourceConfig = IMPORT_DEFAULTS
+) -> Cohort:
     """Open a cohort, importing it into a folder first if it is no VCF Zarr store.
 
     The processes of an import are one a core of this machine.
@@ -24,14 +27,21 @@ def open_source(source: str, folder: Location) -> Cohort:
     path = locate(source)
     if needs_import(source):
         path = folder / "cohort.vcz"
-        _import_once(source, path, folder / "cohort.json")
+        _import_once(source, path, folder / "cohort.json", config)
+    elif config.sample_id == FID_IID:
+        raise InputError(
+            f"{source} is a store, whose people are known by sample_id alone; import "
+            "its files again with --sample-id fid_iid, or leave that out"
+        )
     url = str(publication.resolve(path))
     cohort = open_cohort(url)
     check_genotypes(url)
     return cohort
 
 
-def open_to_fit(source: str, folder: Location) -> Cohort:
+def open_to_fit(
+    source: str, folder: Location, config: SourceConfig = IMPORT_DEFAULTS
+) -> Cohort:
     """Open a cohort as `open_source` does, for a model of its own.
 
     Where people are projected on a model, the matching chooses among duplicates.
@@ -41,18 +51,20 @@ def open_to_fit(source: str, folder: Location) -> Cohort:
     InputError
         Also if it has a variant twice.
     """
-    cohort = open_source(source, folder)
+    cohort = open_source(source, folder, config)
     check_distinct(cohort)
     return cohort
 
 
-def _import_once(source: str, path: Location, kept: Location) -> None:
+def _import_once(
+    source: str, path: Location, kept: Location, config: SourceConfig
+) -> None:
     """Import to a path, unless it is there already, and keep the files' digest."""
     digest = source_digest(source)
     if not path.exists():
         provenance.write_json(kept, digest)
         # What is to be done with an import that was begun, the workspace decides.
-        ingest(source, path, resume=True, digest=digest)
+        ingest(source, path, config=config, resume=True, digest=digest)
     elif json.loads(kept.read_text()) != digest:
         raise InputError(
             f"{source} has changed since the unfinished run imported it; restore it "

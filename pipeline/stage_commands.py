@@ -16,6 +16,7 @@ from pipeline.options import (
     PATH,
     config_option,
     configure,
+    import_options,
     include_x_option,
     labels_option,
     method_option,
@@ -37,11 +38,14 @@ from pipeline.watch import Watched
     type=click.IntRange(min=0),
     help="Processes; by default one for each core. 0 works in this one.",
 )
+@import_options
 @restart
 def import_(
     sources: tuple[str, ...],
     output: Location,
     workers: int | None,
+    sample_id: str | None,
+    dosages: bool,
     resume: bool,
     overwrite: bool,
 ) -> None:
@@ -52,8 +56,14 @@ def import_(
     """
     from pipeline import ingest
 
+    config = configure(None, sample_id=sample_id, dosages=dosages).source
     ingest.ingest(
-        sources, output, n_workers=workers, resume=resume, overwrite=overwrite
+        sources,
+        output,
+        config=config,
+        n_workers=workers,
+        resume=resume,
+        overwrite=overwrite,
     )
     click.echo(f"imported {' '.join(sources)} to {output}")
 
@@ -65,6 +75,7 @@ def import_(
 @config_option
 @click.option("--no-qc", is_flag=True, help="Keep every biallelic variant and person.")
 @include_x_option
+@import_options
 @restart
 def prepare(
     cohort: str,
@@ -73,10 +84,18 @@ def prepare(
     config_path: Path | None,
     no_qc: bool,
     include_x: bool,
+    sample_id: str | None,
+    dosages: bool,
     **restart: bool,
 ) -> None:
     """Check the quality of COHORT and pack its genotypes for the fit."""
-    config = configure(config_path, no_qc=no_qc, include_x=include_x)
+    config = configure(
+        config_path,
+        no_qc=no_qc,
+        include_x=include_x,
+        sample_id=sample_id,
+        dosages=dosages,
+    )
     from pipeline import prepare_stage
 
     cluster = where.cluster()
@@ -170,6 +189,7 @@ def import_model(
 )
 @on_workers
 @config_option
+@import_options
 @write_to_cohort_option
 @restart
 def apply_(
@@ -180,10 +200,18 @@ def apply_(
     strand: str | None,
     where: Watched,
     config_path: Path | None,
+    sample_id: str | None,
+    dosages: bool,
     **options: bool,
 ) -> None:
     """Project the people of COHORT on a fitted MODEL."""
-    config = configure(config_path, refine=refine, strand=strand)
+    config = configure(
+        config_path,
+        refine=refine,
+        strand=strand,
+        sample_id=sample_id,
+        dosages=dosages,
+    )
     from pipeline import projection
 
     cluster = where.cluster()

@@ -12,6 +12,8 @@ import pyarrow
 
 from pipeline.errors import InputError
 
+RENAME = "rename or remove one of the two"
+
 
 @contextlib.contextmanager
 def _lines(table: Path) -> Iterator[Iterator[str]]:
@@ -59,8 +61,51 @@ def read_rows(
         raise InputError(f"{table} cannot be read ({error}); write it again") from error
 
 
-def check_unique(table: Path, sample_ids: Sequence[str]) -> None:
+def read_rows_of(table: Path, n_columns: int) -> Iterator[list[str]]:
+    """Fields of each line that is not empty, of a table of so many columns.
+
+    Raises
+    ------
+    InputError
+        If a line has another number, or as `read_rows`.
+    """
+    for number, fields in read_rows(table):
+        if len(fields) != n_columns:
+            raise InputError(
+                f"{table} line {number} has {len(fields)} columns, not {n_columns}; "
+                "repair it"
+            )
+        yield fields
+
+
+def check_width(
+    table: Path, number: int, fields: Sequence[str], n_columns: int
+) -> None:
+    """Refuse a line that has too few fields.
+
+    Raises
+    ------
+    InputError
+        If so; names the line.
+    """
+    if len(fields) < n_columns:
+        raise InputError(
+            f"{table} line {number} has {len(fields)} columns, not {n_columns}; "
+            "repair it"
+        )
+
+
+def check_unique(table: Path, sample_ids: Sequence[str], remedy: str = RENAME) -> None:
     """Refuse ids of which one is there twice.
+
+    Parameters
+    ----------
+    table
+        The file that they are of, for the message.
+    sample_ids
+        The ids.
+    remedy
+        What to do about it, for the message.
 
     Raises
     ------
@@ -72,7 +117,7 @@ def check_unique(table: Path, sample_ids: Sequence[str]) -> None:
         if first.setdefault(sample_id, row) != row:
             raise InputError(
                 f"{table}: the id {sample_id!r} is in both row {first[sample_id]} and "
-                f"row {row}; rename or remove one of the two"
+                f"row {row}; {remedy}"
             )
 
 

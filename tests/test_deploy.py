@@ -17,5 +17,5 @@ def test_example__names_every_setting():
     written = tomllib.loads(EXAMPLE.read_text())
     defaults = dataclasses.asdict(RunConfig())
     assert written.keys() == defaults.keys()
-    for section in ("qc", "fit", "train", "neural", "apply"):
+    for section in ("qc", "fit", "train", "neural", "apply", "source"):
         assert written[section].keys() == defaults[section].keys()

@@ -263,9 +263,15 @@ COHORTS: list[tuple[Case, str]] = [
     (pgen_bytes(lambda data: data[:-30]), "c.pgen could not be imported"),
     (pgen_bytes(lambda data: data[:5]), "c.pgen could not be imported"),
     (pgen_bytes(lambda data: b"PK" + data), "PLINK magic number"),
-    (changed_pgen(".psam", "F\tperson0\tNA\n", ""), "c.pgen could not be imported"),
+    (
+        changed_pgen(".psam", "F\tperson0\tNA\n", ""),
+        "c.psam names 11 people, and",
+    ),
     (changed_pgen(".psam", "person3", "person2"), "'person2' is in both row 3 and"),
-    (changed_pgen(".pvar", "1\t10\trs0\tA\tG\n", ""), "c.pgen could not be imported"),
+    (
+        changed_pgen(".pvar", "1\t10\trs0\tA\tG\n", ""),
+        "c.pvar names 39 variants, and",
+    ),
     (changed_pgen(".pvar", "\tREF", "\tRAF"), "c.pvar has no column REF"),
     (bgen_bytes(lambda data: data[:-30]), "fewer than its variants need"),
     (bgen_bytes(lambda data: data[: len(data) // 2]), "bytes, fewer than"),

@@ -1,0 +1,135 @@
+"""Dosages beside hard calls: what is lost without them, and reading them."""
+
+import logging
+from pathlib import Path
+
+import click.testing
+import numpy as np
+import pgenlib
+import pytest
+import xarray as xr
+
+from pipeline import cli, ingest
+from pipeline.config import SourceConfig
+from pipeline.errors import InputError
+from pipeline.store import Store
+from tests import source_files
+
+CALLS = source_files.admixed_calls(60, 40)
+# PLINK 2 calls a genotype whose dosage is this far at most from a whole number.
+THRESHOLD = 0.1
+
+
+def blurred(seed: int = 1) -> np.ndarray:
+    """Dosages of the calls, of which a third are between two whole numbers."""
+    rng = np.random.default_rng(seed)
+    shape = CALLS.counts.shape
+    counts = np.maximum(CALLS.counts, 0)
+    inwards = np.where(counts == 2, -1, 1) * rng.uniform(0.01, 0.3, shape)
+    dosages = np.where(rng.random(shape) < 1 / 3, counts + inwards, counts)
+    # As the file stores them.
+    dosages = np.rint(dosages * 2**14) / 2**14
+    return np.where(CALLS.counts < 0, np.nan, dosages)
+
+
+def write_pgen(pgen: Path, dosages: np.ndarray) -> Path:
+    source_files.write_pgen(pgen, CALLS)
+    writer = pgenlib.PgenWriter(
+        bytes(pgen),
+        dosages.shape[1],
+        variant_ct=len(dosages),
+        nonref_flags=False,
+        dosage_present=True,
+    )
+    for row in dosages:
+        writer.append_dosages(np.where(np.isnan(row), -9, row).astype(np.float64))
+    writer.close()
+    return pgen
+
+
+def load(store: Path) -> xr.Dataset:
+    with xr.open_zarr(store, chunks=None, mask_and_scale=False) as dataset:
+        return dataset.load()
+
+
+def test_pgen__says_how_many_calls_the_dosages_leave_missing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    dosages = blurred()
+    pgen = write_pgen(tmp_path / "c.pgen", dosages)
+    with caplog.at_level(logging.WARNING):
+        ingest.ingest(pgen, tmp_path / "c.vcz", n_workers=0)
+    distance = np.abs(dosages - np.rint(dosages))
+    (line,) = [m for m in caplog.messages if "--dosages" in m]
+    lost = np.mean(distance > THRESHOLD)
+    assert f"{100 * np.mean(distance > 2**-14):.2f} % of the genotypes" in line
+    assert f"{100 * lost:.2f} % are missing" in line
+    calls = load(tmp_path / "c.vcz")["call_genotype"].values
+    assert (calls < 0).all(axis=2).mean() == pytest.approx(
+        lost + np.isnan(dosages).mean()
+    )
+
+
+def test_pgen__dosages_are_read_where_they_are_asked_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    dosages = blurred()
+    pgen = write_pgen(tmp_path / "c.pgen", dosages)
+    store = tmp_path / "c.vcz"
+    arguments = ["import", str(pgen), "--output", str(store), "--workers", "0"]
+    result = click.testing.CliRunner().invoke(cli.main, [*arguments, "--dosages"])
+    assert result.exit_code == 0, result.output
+    assert "missing" not in result.output
+    found = load(store)
+    assert "call_genotype" not in found
+    np.testing.assert_allclose(found["call_dosage"].values, dosages, atol=2**-14)
+
+
+def test_pgen__without_dosages_says_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    pgen = source_files.write_pgen(tmp_path / "c.pgen", CALLS)
+    with caplog.at_level(logging.WARNING):
+        ingest.ingest(pgen, tmp_path / "c.vcz", n_workers=0)
+    assert not caplog.messages
+    ingest.ingest(
+        pgen, tmp_path / "d.vcz", config=SourceConfig(dosages=True), n_workers=0
+    )
+    counts = np.where(CALLS.counts < 0, np.nan, CALLS.counts)
+    np.testing.assert_array_equal(load(tmp_path / "d.vcz")["call_dosage"], counts)
+
+
+def test_bed__has_no_dosages(tmp_path: Path):
+    bed = source_files.write_bed(tmp_path / "c.bed", CALLS)
+    config = SourceConfig(dosages=True)
+    with pytest.raises(InputError, match="holds no dosages; leave --dosages out"):
+        ingest.ingest(bed, tmp_path / "c.vcz", config=config, n_workers=0)
+
+
+def test_ingest__goes_on_only_with_the_same_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    pgen = write_pgen(tmp_path / "c.pgen", blurred())
+    monkeypatch.setattr("pipeline.vcf_zarr.write_rows", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        ingest.ingest(pgen, tmp_path / "c.vcz", n_workers=0)
+    monkeypatch.undo()
+    config = SourceConfig(dosages=True)
+    with pytest.raises(InputError, match="begun from other files"):
+        ingest.ingest(pgen, tmp_path / "c.vcz", config=config, n_workers=0, resume=True)
+    ingest.ingest(pgen, tmp_path / "c.vcz", n_workers=0, resume=True)
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_run__reads_dosages_of_a_pgen(tmp_path: Path):
+    pgen = write_pgen(tmp_path / "c.pgen", blurred())
+    arguments = ["run", str(pgen), "--output", str(tmp_path / "out"), "-k", "2"]
+    options = ["--no-qc", "--workers", "1", "--dosages"]
+    result = click.testing.CliRunner().invoke(cli.main, [*arguments, *options])
+    assert result.exit_code == 0, result.output
+    prepared = Store.open(tmp_path / "out" / "prepared.zarr", "prepared")
+    assert prepared.read("call_genotype_packed").dtype == np.uint64
+    assert prepared.attrs["config"]["source"]["dosages"] is True
