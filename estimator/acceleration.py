@@ -4,7 +4,8 @@ One round maps a point x = (Q, P) to G(x), by a relaxation and a step of the bas
 (`basis`). From the residuals G(x) - x of the last few points, Anderson's secant method
 proposes the next point to map. The pass that maps it also returns its likelihood, and
 a point whose likelihood fell is refused: the search goes on from the best point's own
-map, then from its relaxation alone, then from halfway there.
+map, then from its relaxation alone, then from halfway there. So the likelihood of the
+accepted points is monotone, within the tolerance, and that of all points is not.
 
 Plain numpy on vectors: it runs on the driver, which needs no device and no jax.
 
@@ -133,8 +134,7 @@ def advance(search: Search, evaluation: Evaluation) -> Search:
     if search.best is None:
         return replace(search, history=(evaluation,), best=evaluation)
     gain = evaluation.log_likelihood - search.best.log_likelihood
-    # Not `gain < -tolerance`: a likelihood of NaN is refused too.
-    if not gain >= -search.tolerance:
+    if _is_fall(gain, search.tolerance):
         return _refuse(search, search.best)
     # A map that was refused is no secant.
     history = search.history if search.refusals == 0 else ()
@@ -146,6 +146,34 @@ def advance(search: Search, evaluation: Evaluation) -> Search:
         calm_rounds=search.calm_rounds + 1 if gain < search.tolerance else 0,
         radius=min(2 * search.radius, MAX_RADIUS),
     )
+
+
+def _is_fall(gain: float, tolerance: float) -> bool:
+    # Not `gain < -tolerance`: a likelihood of NaN is refused too.
+    return not gain >= -tolerance
+
+
+def refused_points(trace: Sequence[float], tolerance: float) -> list[bool]:
+    """Which points of a search were refused, as `advance` decides it.
+
+    Parameters
+    ----------
+    trace
+        Log-likelihood of every point, in order.
+    tolerance
+        Of the search.
+
+    >>> refused_points([-9.0, -5.0, -7.0, -4.0], 0.1)
+    [False, False, True, False]
+    """
+    refused: list[bool] = []
+    best = None
+    for log_likelihood in trace:
+        fell = best is not None and _is_fall(log_likelihood - best, tolerance)
+        refused.append(fell)
+        if best is None or log_likelihood > best:
+            best = log_likelihood
+    return refused
 
 
 def _refuse(search: Search, best: Evaluation) -> Search:

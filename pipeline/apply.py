@@ -17,7 +17,7 @@ import numpy as np
 from pipeline import bundle, fit_check, group_tasks, plan, schema
 from pipeline.config import ApplyConfig
 from pipeline.errors import InputError
-from pipeline.fit_check import GroupCheck
+from pipeline.fit_check import GroupCheck, say_poorly_described, say_uncalled
 from pipeline.group_tasks import ERROR, KIND, VALUES, GroupTask, Projector
 from pipeline.location import Location
 from pipeline.plan import Rows
@@ -134,18 +134,10 @@ def apply_model(
     store.finish()
     references.unlink(missing_ok=True)
     if applied.n_uncalled:
-        logger.warning(
-            "%d of %d people have no called genotype; their ancestry is NaN",
-            applied.n_uncalled,
-            prepared.n_samples,
-        )
+        logger.warning("%s", say_uncalled(applied.n_uncalled, prepared.n_samples))
     if applied.fit_check and applied.fit_check["n_poorly_described"]:
-        logger.warning(
-            "%d of %d people are not described by the populations; "
-            "sample_poorly_described says who",
-            applied.fit_check["n_poorly_described"],
-            prepared.n_samples,
-        )
+        n_flagged = applied.fit_check["n_poorly_described"]
+        logger.warning("%s", say_poorly_described(n_flagged, prepared.n_samples))
 
 
 def _group_task(

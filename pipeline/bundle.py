@@ -69,6 +69,7 @@ def save_model(
         Model(fitted.point.frequencies, encoder, error, fitted_people),
         {
             "log_likelihood_trace": fitted.trace,
+            "log_likelihood_refused": fitted.refused or [False] * len(fitted.trace),
             # A joint training ends after its epochs, and shows nothing of the kind.
             "converged": None if fitted.method == NEURAL else fitted.converged,
             "data_passes": fitted.data_passes,

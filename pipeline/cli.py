@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from pipeline import logs, publication, stage_commands
+from pipeline import logs, publication, qc_summary, stage_commands
 from pipeline.launch import Group, on_workers
 from pipeline.location import Location, locate
 from pipeline.options import (
@@ -32,6 +32,7 @@ from pipeline.options import (
     seed_option,
     write_to_cohort_option,
 )
+from pipeline.quantities import count_things
 from pipeline.watch import Watched
 
 
@@ -100,7 +101,7 @@ def run(
     dosages: bool,
     dry_run: bool,
     labels: Location | None,
-    **options: bool,
+    **options: Any,
 ) -> None:
     """Estimate the ancestry of everybody in COHORT.
 
@@ -132,11 +133,20 @@ def run(
 
 
 def _print_result(summary: dict[str, Any], output: Location) -> None:
+    for line in qc_summary.describe_quality_control(
+        summary["qc_steps"], summary["relatives"]
+    ):
+        click.echo(line)
+    check = summary["fit_check"]
+    if check:
+        click.echo(_describe_check(check["n_poorly_described"], summary["n_samples"]))
     per_genotype = summary["log_likelihood"] / max(summary["observed_genotypes"], 1)
     click.echo(
         f"log-likelihood {summary['log_likelihood']:.2f} "
-        f"({per_genotype:.6f} a genotype) of {summary['n_samples_in_fit']} people and "
-        f"{summary['n_variants']} variants, K = {summary['n_populations']}, "
+        f"({per_genotype:.6f} a genotype) of "
+        f"{count_things(summary['n_samples_in_fit'], 'person', 'people')} and "
+        f"{count_things(summary['n_variants'], 'variant', 'variants')}, "
+        f"K = {summary['n_populations']}, "
         f"{summary['data_passes']} passes over the data"
     )
     for name, meaning in (
@@ -147,6 +157,16 @@ def _print_result(summary: dict[str, Any], output: Location) -> None:
         ("run.json", "figures to compute with"),
     ):
         click.echo(f"  {publication.resolve(output / name)}: {meaning}")
+
+
+def _describe_check(n_flagged: int, n_people: int) -> str:
+    if not n_flagged:
+        return "fit check: nobody was found whom the populations do not describe"
+    verb = "is" if n_flagged == 1 else "are"
+    return (
+        f"fit check: {n_flagged:,} of {n_people:,} people {verb} not described by the "
+        "populations"
+    )
 
 
 @main.command()

@@ -285,6 +285,15 @@ def _unreachable(address: str, error: Exception) -> str:
     return f"no Dask scheduler answers at {address}: {error}; check --scheduler"
 
 
+def has_client() -> bool:
+    """Whether this process has a dask client, on whose workers work would be done."""
+    try:
+        Client.current()
+    except ValueError:
+        return False
+    return True
+
+
 @contextlib.contextmanager
 def current_cluster() -> Iterator[Cluster]:
     """The workers of this process's dask client, or else of a local cluster.

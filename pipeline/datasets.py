@@ -12,6 +12,7 @@ from sgkit.utils import conditional_merge_datasets
 
 from pipeline import cohort_metadata, dataset_sources, schema
 from pipeline.errors import InputError
+from pipeline.location import locate
 from pipeline.schema import CALLS, DOSAGES, ArraySpec
 
 # How errors call a cohort that is not in a store.
@@ -70,13 +71,32 @@ def _describe(
     return found
 
 
+def name_of(ds: xr.Dataset) -> str:
+    """What results call a Dataset: the store that it was opened from, if any."""
+    source = str(ds.encoding.get("source", "")).rstrip("/")
+    return locate(source).name if source else "Dataset"
+
+
 def described(spec: ArraySpec, values: Any) -> xr.Variable:
     """A variable with its values, and its meaning as sgkit writes it."""
     return xr.Variable(spec.dims, values, {"comment": spec.doc})
 
 
-def add(ds: xr.Dataset, new: xr.Dataset, *, merge: bool) -> xr.Dataset:
-    """The new variables, beside the others if they are to be merged.
+def add(
+    ds: xr.Dataset, new: xr.Dataset, *, merge: bool, sample_id: str = "sample_id"
+) -> xr.Dataset:
+    """The new variables and attributes, beside the others if they are to be merged.
+
+    Parameters
+    ----------
+    ds
+        The Dataset.
+    new
+        What is added.
+    merge
+        Whether the others are kept.
+    sample_id
+        Variable of the people's ids, which becomes a coordinate if there is one.
 
     Raises
     ------
@@ -92,4 +112,8 @@ def add(ds: xr.Dataset, new: xr.Dataset, *, merge: bool) -> xr.Dataset:
         )
     replaced = [name for name in new.variables if name in ds and merge]
     kept = ds.drop_vars([n for n in replaced if ds[n].sizes != new[n].sizes])
-    return conditional_merge_datasets(kept, new, merge)
+    if sample_id in ds:
+        kept = kept.set_coords(sample_id)
+        new = new.assign_coords({sample_id: kept[sample_id].variable})
+    attrs = {**ds.attrs, **new.attrs} if merge else new.attrs
+    return conditional_merge_datasets(kept, new, merge).assign_attrs(attrs)

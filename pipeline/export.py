@@ -88,8 +88,8 @@ def export_admixture(
             files[4].writelines(f"{name}\n" for name in names)
     if n_without:
         logger.warning(
-            "%s people have no called genotype: their lines in %s are nan",
-            f"{n_without:,}",
+            "%s no called genotype; in %s, nan stands for their ancestry",
+            "1 person has" if n_without == 1 else f"{n_without:,} people have",
             targets[0],
         )
     return targets

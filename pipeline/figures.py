@@ -15,7 +15,7 @@ import matplotlib
 import matplotlib.figure
 import matplotlib.ticker
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 MAX_PEOPLE_SHOWN = 4_000
 
@@ -186,7 +186,9 @@ def label_groups(
 
 
 def trace_plot(
-    rounds: Int[np.ndarray, " rounds"], gaps: Float[np.ndarray, " rounds"]
+    rounds: Int[np.ndarray, " rounds"],
+    gaps: Float[np.ndarray, " rounds"],
+    refused: Bool[np.ndarray, " rounds"],
 ) -> markupsafe.Markup:
     """Gap to the final log-likelihood by round, on a logarithmic scale, as SVG.
 
@@ -196,10 +198,15 @@ def trace_plot(
         Rounds of the fit, counted from 1, rising; at least one.
     gaps
         Gap after each, in nats per called genotype; above 0.
+    refused
+        Whose points were refused: crosses, which the line passes by.
     """
     figure = matplotlib.figure.Figure(figsize=(_WIDTH, 2.6))
     axes = figure.add_axes((0.075, 0.19, 0.915, 0.78))
-    axes.plot(rounds, gaps, color=PALETTE[0], linewidth=1.6, marker="o", markersize=3.2)
+    (line,) = axes.plot(rounds[~refused], gaps[~refused], color=PALETTE[0], marker="o")
+    line.set(linewidth=1.6, markersize=3.2)
+    (crosses,) = axes.plot(rounds[refused], gaps[refused], color=PALETTE[3], marker="x")
+    crosses.set(linestyle="none", markersize=5, zorder=3)
     axes.set_yscale("log")
     axes.set_xlabel("Round", fontsize=_FONT_SIZE, color=_INK)
     axes.set_ylabel("Gap per genotype (nats)", fontsize=_FONT_SIZE, color=_INK)

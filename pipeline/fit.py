@@ -5,13 +5,13 @@ driver then chooses the next point (`estimator.acceleration`) and writes its fil
 which are the checkpoint.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from estimator.absent_alleles import find_absent
-from estimator.acceleration import Point, Search, advance, propose
+from estimator.acceleration import Point, Search, advance, propose, refused_points
 from pipeline import checkpoint, rounds, steps
 from pipeline.config import LIKELIHOOD, FitConfig
 from pipeline.location import Location
@@ -35,7 +35,7 @@ class FitResult:
     log_likelihood
         Of the best point evaluated, which the last relaxation did not lower.
     trace
-        Log-likelihood of every round.
+        Log-likelihood of the point that each round evaluated.
     converged
         Whether the stopping rule was met.
     data_passes
@@ -45,6 +45,9 @@ class FitResult:
     people
         Models of a sample of people there, for `estimate_error`; None where there are
         none.
+    refused
+        Which of the points of the trace the acceleration refused, because the
+        likelihood fell; empty for none. That of the others is monotone.
     """
 
     point: Point
@@ -54,6 +57,7 @@ class FitResult:
     data_passes: int
     method: str = LIKELIHOOD
     people: Location | None = None
+    refused: list[bool] = field(default_factory=list)
 
 
 def fit(
@@ -109,10 +113,13 @@ def fit(
             point = propose(search)
             checkpoint.save_search(folder, search, evaluation, point)
             round_number += 1
+            assert search.best is not None, "a round was evaluated"
+            # Of the best point so far: that of a refused one is no step back.
+            reached = search.best.log_likelihood
             progress.advance(
-                note=f"log-likelihood {evaluation.log_likelihood:.2f}",
+                note=f"log-likelihood {reached:.2f}",
                 round=round_number,
-                log_likelihood=evaluation.log_likelihood,
+                log_likelihood=reached,
                 genotypes=n_called,
             )
     assert search.best is not None, "at least one round was evaluated"
@@ -125,6 +132,7 @@ def fit(
         converged=search.converged,
         data_passes=len(trace) + PASSES_BEFORE_ROUNDS,
         people=people,
+        refused=refused_points(trace, search.tolerance),
     )
 
 

@@ -204,6 +204,32 @@ def reference_arrays(path: Location) -> dict[str, npt.NDArray[Any]]:
     return dict(zip(REFERENCES, arrays, strict=True))
 
 
+def say_poorly_described(n_flagged: int, n_people: int) -> str:
+    """The line that warns of people whom the populations do not describe.
+
+    >>> say_poorly_described(1, 60).partition(";")[0]
+    '1 of 60 people is not described by the populations'
+    """
+    verb = "is" if n_flagged == 1 else "are"
+    return (
+        f"{n_flagged} of {n_people} people {verb} not described by the populations; "
+        "sample_poorly_described says who"
+    )
+
+
+def say_uncalled(n_uncalled: int, n_people: int) -> str:
+    """The line that warns of people without any called genotype.
+
+    >>> say_uncalled(1, 60).partition(";")[0]
+    '1 of 60 people has no called genotype'
+    """
+    verb = "has" if n_uncalled == 1 else "have"
+    return (
+        f"{n_uncalled} of {n_people} people {verb} no called genotype; their ancestry "
+        "is NaN"
+    )
+
+
 def summarise(store: Store, config: ApplyConfig) -> dict[str, Any] | None:
     """Figures of the check for an ancestry store's attributes; None without one."""
     if "sample_poorly_described" not in store:

@@ -24,6 +24,7 @@ from pipeline.location import Location, delete_tree
 from pipeline.meter import Meter
 from pipeline.neural import NeuralFit
 from pipeline.prepared import Prepared, hold_out, open_prepared, open_store
+from pipeline.quantities import count_things
 from pipeline.tasks import Cluster
 from pipeline.train import train
 from pipeline.workspace import open_store_workspace
@@ -88,8 +89,8 @@ def fit_model(
         )
     if not fitted.converged:
         logger.warning(
-            "the fit did not converge in %d rounds; raise fit.max_rounds",
-            config.fit.max_rounds,
+            "the fit did not converge in %s; raise fit.max_rounds",
+            count_things(config.fit.max_rounds, "round", "rounds"),
         )
     with meter.stage("train"):
         error = estimate_error(prepared, fitted, meter.cluster)
@@ -187,7 +188,7 @@ def fit_only(
     prepared = open_for_fit(found.path, config, labels)
     inputs = provenance_inputs(origin.attrs["cohort_fingerprint"], config, labels)
     inputs["prepared"] = origin.attrs["stamp"]
-    attrs = describe(str(prepared_path), config, inputs)
+    attrs = describe(str(prepared_path), inputs)
     with open_store_workspace(output, name, **options) as workspace:
         if resume and workspace.conclude(attrs["stamp"]):
             return

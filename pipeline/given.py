@@ -183,7 +183,12 @@ def make_model(
     inputs = {
         "frequencies": provenance.digest(p.tolist()),
         "variants": provenance.digest([v.tolist() for v in frequencies.keys.values()]),
-        "configuration": config.as_json(),
+        # Nothing else of the configuration is used.
+        "configuration": {
+            "seed": config.seed,
+            "fit": {"method": GIVEN, "n_populations": len(p)},
+            "train": config.as_json()["train"],
+        },
         "versions": provenance.package_versions(),
     }
     attrs = {

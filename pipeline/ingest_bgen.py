@@ -22,6 +22,7 @@ from pipeline import bgen_file, pieces, source_people, vcf_zarr
 from pipeline.config import SourceConfig
 from pipeline.encode import chunk_sizes
 from pipeline.errors import InputError
+from pipeline.quantities import count_things
 from pipeline.source_files import SourceFiles
 
 logger = logging.getLogger(__name__)
@@ -77,9 +78,9 @@ def ingest(
         index = _make_index(bgen, folder)
         if len(found.rows) < found.n_total:
             logger.warning(
-                "%s: %d variants that have not two alleles are left out",
+                "%s: left out %s without exactly two alleles",
                 bgen,
-                found.n_total - len(found.rows),
+                count_things(found.n_total - len(found.rows), "variant", "variants"),
             )
         variants, people = chunk_sizes(n_samples)
         store = folder / "store"

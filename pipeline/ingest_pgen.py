@@ -22,6 +22,7 @@ from pipeline import pgen_file, pieces, source_people, variant_tables, vcf_zarr
 from pipeline.config import SourceConfig
 from pipeline.encode import chunk_sizes
 from pipeline.errors import InputError
+from pipeline.quantities import count_things
 from pipeline.source_files import SourceFiles
 from pipeline.source_people import People
 
@@ -128,9 +129,9 @@ def _fileset(
     _check_pgen(fileset)
     if rows.size < n_alleles.size:
         logger.warning(
-            "%s: %d variants with several alternate alleles are left out",
+            "%s: left out %s with several alternate alleles",
             pgen,
-            n_alleles.size - rows.size,
+            count_things(n_alleles.size - rows.size, "variant", "variants"),
         )
     return fileset
 

@@ -26,7 +26,7 @@ _GAUGES = {
     "work_done": "Steps done of the piece of work at hand.",
     "work_total": "Steps of it; NaN where nobody knows.",
     "round": "Rounds of the fit done.",
-    "log_likelihood": "Log-likelihood of the last round, in nats.",
+    "log_likelihood": "Log-likelihood of the best point of the fit so far, in nats.",
     "genotypes_per_second": "Called genotypes a second in the last round of the fit.",
     "bytes_read": "Bytes that driver and workers read in the stages that are finished.",
 }

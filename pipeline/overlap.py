@@ -18,6 +18,7 @@ from pipeline.cohort import Cohort
 from pipeline.config import CHECK, TRUSTED, ApplyConfig
 from pipeline.errors import InputError
 from pipeline.match import Match, ModelStore
+from pipeline.quantities import count_things
 
 logger = logging.getLogger(__name__)
 
@@ -122,9 +123,9 @@ def _trust(match: Match, cohort: Cohort) -> Match:
     opposite = match.used & ((match.orientation & Orientation.COMPLEMENTED) > 0)
     if opposite.any():
         logger.warning(
-            "%s: %d variants are on the opposite strand, though strands are trusted",
+            "%s: %s on the opposite strand, though strands are trusted",
             cohort.url,
-            np.count_nonzero(opposite),
+            count_things(np.count_nonzero(opposite), "variant is", "variants are"),
         )
     return replace(match, ambiguous=np.zeros_like(match.ambiguous))
 

@@ -1,12 +1,14 @@
 """Preparing on its own: a cohort in, a prepared store out."""
 
 from contextlib import AbstractContextManager
+from typing import Any
 
 from pipeline.config import RunConfig
 from pipeline.lineage import describe, provenance_inputs
 from pipeline.location import Location
 from pipeline.prepare import prepare
 from pipeline.sources import open_to_fit
+from pipeline.store import Store
 from pipeline.tasks import Cluster
 from pipeline.workspace import check_apart, open_store_workspace
 
@@ -19,8 +21,12 @@ def prepare_only(
     *,
     resume: bool = False,
     overwrite: bool = False,
-) -> None:
+) -> dict[str, Any]:
     """Make a prepared store of a cohort.
+
+    Returns
+    -------
+    Attributes of the store: what quality control did, among others.
 
     Raises
     ------
@@ -33,10 +39,13 @@ def prepare_only(
     with open_store_workspace(output, name, **options) as workspace:
         cohort = open_to_fit(source, workspace.work, config.source)
         inputs = provenance_inputs(cohort.fingerprint(), config)
-        attrs = describe(source, config, inputs)
-        if resume and workspace.conclude(attrs["stamp"]):
-            return
+        attrs = describe(source, inputs)
+        finished = workspace.conclude(attrs["stamp"]) if resume else None
+        if finished is not None:
+            return finished
         workspace.check_inputs(inputs)
         with cluster as workers:
             prepare(cohort, workspace.building(name), config.qc, workers, attrs)
+        made = Store.open(workspace.building(name), "prepared").attrs
         workspace.publish()
+    return made

@@ -1,10 +1,12 @@
 """What a long run says while it works: a bar on a terminal, log lines otherwise.
 
-Whoever listens hears of every step, as values.
+In a notebook, or where dask's own bar is on (`dask.diagnostics.ProgressBar`), it is a
+bar of text on stdout, as dask draws it. Whoever listens hears of every step, as values.
 """
 
 import contextlib
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -80,6 +82,36 @@ def end_stage(name: str, figures: dict[str, float]) -> None:
     tell(Event(stage=name, figures=figures))
 
 
+class _TextBar:
+    """A bar of text on stdout, drawn over itself ten times a second at most."""
+
+    _WIDTH = 40
+    _INTERVAL = 0.1
+
+    def __init__(self, title: str, total: int | None) -> None:
+        self._title, self._total = title, total
+        self._began, self._drawn, self._longest = time.monotonic(), 0.0, 0
+        self.draw(0, "")
+
+    def draw(self, done: int, note: str, *, last: bool = False) -> None:
+        """Draw how far the work is."""
+        now = time.monotonic()
+        if now - self._drawn < self._INTERVAL and not last:
+            return
+        self._drawn = now
+        far = f"{done} done"
+        if self._total:
+            share = min(done / self._total, 1.0)
+            filled = "#" * round(share * self._WIDTH)
+            far = f"[{filled:{self._WIDTH}}] | {share:.0%}"
+        line = f"{self._title}: {far} | {now - self._began:.1f} s {note}".rstrip()
+        # What a longer line left behind is written over.
+        self._longest = max(self._longest, len(line))
+        end = "\n" if last else ""
+        sys.stdout.write(f"\r{line:{self._longest}}{end}")
+        sys.stdout.flush()
+
+
 class Progress:
     """Progress of one piece of work.
 
@@ -91,13 +123,19 @@ class Progress:
         Number of steps, or None where it is not known beforehand.
     bar
         The terminal's bars, or None to write log lines.
+    text
+        A bar of text instead of either.
     """
 
     def __init__(
-        self, title: str, total: int | None, bar: rich.progress.Progress | None
+        self,
+        title: str,
+        total: int | None,
+        bar: rich.progress.Progress | None,
+        text: _TextBar | None = None,
     ) -> None:
-        self._title, self._total, self._bar = title, total, bar
-        self._done = 0
+        self._title, self._total, self._bar, self._text = title, total, bar, text
+        self._done, self._note = 0, ""
         self._last_line = time.monotonic()
         self._task = None if bar is None else bar.add_task(title, total=total)
         tell(Event(done=0, total=total))
@@ -114,11 +152,14 @@ class Progress:
         figures
             The same as values, as in `Event`.
         """
-        self._done += steps
+        self._done, self._note = self._done + steps, note
         tell(Event(done=self._done, total=self._total, figures=figures))
         if self._bar is not None and self._task is not None:
             text = f"{self._title}  {note}" if note else self._title
             self._bar.update(self._task, advance=steps, description=text)
+            return
+        if self._text is not None:
+            self._text.draw(self._done, note)
             return
         if time.monotonic() - self._last_line >= LOG_INTERVAL:
             self._last_line = time.monotonic()
@@ -133,11 +174,34 @@ class Progress:
                 extra={logs.FIGURES: said | figures},
             )
 
+    def conclude(self) -> None:
+        """Draw the last state of a bar of text, and end its line."""
+        if self._text is not None:
+            self._text.draw(self._done, self._note, last=True)
+
+
+def _dask_draws_bars() -> bool:
+    """Whether a `dask.diagnostics.ProgressBar` is on."""
+    module = sys.modules.get("dask.diagnostics.progress")
+    if module is None:
+        return False
+    active = sys.modules["dask.callbacks"].Callback.active
+    owners = (getattr(each, "__self__", None) for some in active for each in some)
+    return any(isinstance(owner, module.ProgressBar) for owner in owners)
+
 
 @contextlib.contextmanager
 def track(title: str, total: int | None = None) -> Iterator[Progress]:
     """Show the progress of a piece of work until the block ends."""
     console = rich.console.Console(stderr=True)
+    as_text = console.is_jupyter or (not console.is_terminal and _dask_draws_bars())
+    if as_text and not logs.are_json():
+        progress = Progress(title, total, None, _TextBar(title, total))
+        try:
+            yield progress
+        finally:
+            progress.conclude()
+        return
     if not console.is_terminal or logs.are_json():
         said = {"work": title, "done": 0, "total": total}
         logger.info("%s", title, extra={logs.FIGURES: said})

@@ -10,7 +10,7 @@ from pipeline.apply import apply_model
 from pipeline.cohort import Cohort
 from pipeline.config import TRUSTED, RunConfig, replace_values
 from pipeline.filling import fill, lay_out
-from pipeline.lineage import describe, provenance_inputs
+from pipeline.lineage import describe, provenance_of_projection
 from pipeline.location import Location
 from pipeline.match import Match, MatchCounts, match_variants
 from pipeline.prepared import open_prepared
@@ -78,10 +78,10 @@ def project(
         match = match_variants(model, cohort)
         overlap.check_overlap(match, model, cohort, config.apply)
         fingerprint = cohort.fingerprint()
-        inputs = provenance_inputs(fingerprint, config) | {
-            "model": model.attrs["stamp"]
-        }
-        attrs = describe(source, config, inputs)
+        if model.attrs.get("cohort_fingerprint") == fingerprint:
+            config = replace_values(config, "apply", strand=TRUSTED)
+        inputs = provenance_of_projection(fingerprint, model.attrs, config.apply)
+        attrs = describe(source, inputs)
         if back is not None:
             k, named = model.attrs["n_populations"], "population_id" in model
             back.check(source, attrs["stamp"], k, named=named)
@@ -91,14 +91,16 @@ def project(
                 back.write(source, output)
             return MatchCounts.from_attrs(finished)
         workspace.check_inputs(inputs)
-        if model.attrs.get("cohort_fingerprint") == fingerprint:
-            config = replace_values(config, "apply", strand=TRUSTED)
         with cluster as workers:
             path = workspace.building("prepared.zarr")
             if not workspace.is_built("prepared.zarr"):
                 _prepare_for_model(cohort, path, model, match, config, workers)
             counts = MatchCounts.from_attrs(Store.open(path, "prepared").attrs)
-            attrs |= {"model_stamp": model.attrs["stamp"], "genome_build": build}
+            attrs |= {
+                **{name: model.attrs[name] for name in ("n_populations", "method")},
+                "model_stamp": model.attrs["stamp"],
+                "genome_build": build,
+            }
             apply_model(
                 model.path,
                 open_prepared(path),

@@ -69,3 +69,12 @@ def parse_duration(text: str, option: str) -> float:
     if not 0 < seconds < math.inf:
         raise InputError(f"{text} is no length of time; give {option} as in 24h")
     return seconds
+
+
+def count_things(n: int, one: str, several: str) -> str:
+    """A number with the word for what it counts.
+
+    >>> count_things(1, "pair", "pairs"), count_things(1200, "pair", "pairs")
+    ('1 pair', '1,200 pairs')
+    """
+    return f"{n:,} {one if n == 1 else several}"

@@ -13,7 +13,7 @@ import jinja2
 import numpy as np
 from jaxtyping import Float, Int
 
-from pipeline import figures, publication, store
+from pipeline import figures, publication, qc_summary, store
 from pipeline.errors import InputError
 from pipeline.location import Location, replacing
 from pipeline.pair_means import mean_over_pairs
@@ -147,6 +147,7 @@ def _template() -> jinja2.Template:
     environment.filters["count"] = "{:,}".format
     environment.filters["signed"] = _signed
     environment.filters["date"] = _date
+    environment.filters["relatives"] = qc_summary.describe_relatives
     return environment.get_template("report.html.jinja")
 
 
@@ -253,9 +254,15 @@ def _fit_check_section(
 
 def _trace_section(attrs: Mapping[str, Any]) -> dict[str, Any]:
     trace = np.asarray(attrs.get("log_likelihood_trace") or [], np.float64)
-    # The best round is not always the last: a round whose likelihood fell is refused.
+    # Stores were made without it.
+    refused = np.zeros(trace.size, bool)
+    refused[:] = attrs.get("log_likelihood_refused") or False
+    # The best round is not always the last: a point whose likelihood fell is refused.
     gaps = np.nanmax(trace, initial=-np.inf) - trace
     rounds = np.flatnonzero(gaps > 0)
     per_genotype = gaps[rounds] / max(int(attrs["observed_genotypes"]), 1)
-    plot = figures.trace_plot(rounds + 1, per_genotype) if rounds.size else None
-    return {"trace_plot": plot, "n_rounds": trace.size}
+    plot = None
+    if rounds.size:
+        plot = figures.trace_plot(rounds + 1, per_genotype, refused[rounds])
+    n_refused = int(refused.sum())
+    return {"trace_plot": plot, "n_rounds": trace.size, "n_refused": n_refused}

@@ -32,6 +32,7 @@ from pipeline.errors import BusyError
 from pipeline.location import Location, delete_tree, locate
 from pipeline.new_version import write_fitted
 from pipeline.prepared import open_prepared
+from pipeline.quantities import count_things
 from pipeline.renumber import find_order, renumber_model
 from pipeline.report import write_report
 from pipeline.reprocess_config import AUTO, CONTENTS, NEVER, ReprocessConfig
@@ -245,7 +246,8 @@ class _Job:
             }
         )
         line = (
-            f"published version {self.number}: {people['new']} new people, "
+            f"published version {self.number}: "
+            f"{count_things(people['new'], 'new person', 'new people')}, "
             f"{people['changed']} changed, {people['removed']} left"
         )
         return f"{line}; a refit is due: {', '.join(reasons)}" if reasons else line
@@ -297,7 +299,8 @@ class _Job:
             }
         )
         return (
-            f"published version {self.number}: a new fit of {prepared.n_in_fit} people "
+            f"published version {self.number}: a new fit of "
+            f"{count_things(prepared.n_in_fit, 'person', 'people')} "
             f"with K = {n_populations} ({', '.join(reasons)})"
         )
 

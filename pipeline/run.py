@@ -52,6 +52,7 @@ def run(
     resume: bool = False,
     overwrite: bool = False,
     write_to_cohort: bool = False,
+    name: str | None = None,
 ) -> RunResult:
     """Estimate the ancestry of everybody in a cohort.
 
@@ -71,6 +72,9 @@ def run(
         What to do where the directory has results.
     write_to_cohort
         Add Q to the cohort's own store too, once the results are published.
+    name
+        What the results call the cohort, where the source is a copy of it; by default
+        the source's own name.
 
     Raises
     ------
@@ -85,7 +89,7 @@ def run(
         cohort = sources.open_to_fit(source, workspace.work, config.source)
         fit_stage.check_labels(labels, cohort.sample_ids, config)
         inputs = lineage.provenance_inputs(cohort.fingerprint(), config, labels)
-        attrs = lineage.describe(source, config, inputs)
+        attrs = lineage.describe(name or source, inputs)
         k = config.fit.n_populations
         if back is not None:
             back.check(source, attrs["stamp"], k, named=labels is not None)
@@ -216,9 +220,11 @@ def _fit_figures(model_path: Location) -> dict[str, Any]:
         "qc_steps",
         "relatives",
         "log_likelihood_trace",
+        "log_likelihood_refused",
         "converged",
         "data_passes",
         "method",
+        "n_populations",
     )
     evaluation = {k: v for k, v in model.items() if k == "evaluation"}
     return {**{name: model[name] for name in copied}, **evaluation}
@@ -248,6 +254,7 @@ def _summarise(
         "qc_steps": found["qc_steps"],
         "relatives": found["relatives"],
         "log_likelihood_trace": found["log_likelihood_trace"],
+        "log_likelihood_refused": found["log_likelihood_refused"],
         **{name: found[name] for name in ("evaluation",) if name in found},
         "stages": meter.records,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -56,16 +56,20 @@ PREPARED = {
     "variant_frequency": ArraySpec(
         ("variants",),
         "float64",
-        "Frequency of the alternate allele among the people that inform the fit.",
+        "Frequency of the alternate allele among the people in sample_in_fit.",
     ),
     "sample_id": ArraySpec(("samples",), "str", "Id of the person."),
     "sample_call_rate": ArraySpec(
-        ("samples",), "float64", "Fraction of the kept variants that are called."
+        ("samples",),
+        "float64",
+        "Fraction of the person's genotypes that are called, over the variants whose "
+        "own call rate is high enough.",
     ),
     "sample_in_fit": ArraySpec(
         ("samples",),
         "bool",
-        "Whether the person passed quality control and informs the fit.",
+        "Whether the person informs the fit: false for those whom quality control left "
+        "out, relatives who are projected among them, and where a model is applied.",
     ),
     "sample_n_called": ArraySpec(
         ("samples",), "int64", "Number of the person's called genotypes."
@@ -122,7 +126,7 @@ MODEL = {
     "variant_encoder_projection": ArraySpec(
         ("variants", "features"),
         "float32",
-        "Fixed first layer of the encoder: centred genotypes to features.",
+        "Fixed first layer of the encoder: genotypes, halved and centred, to features.",
     ),
 }
 
@@ -180,8 +184,10 @@ POPULATION = ArraySpec(
 STANDARD_ERROR = ArraySpec(
     ("samples", "populations"),
     "float32",
-    "Standard error of Q, in [0, 0.5], with the error of the populations where the "
-    "model has it; 0 where Q was given, NaN for a person without any called genotype.",
+    "Standard error of Q, in [0, 0.5]: 1.96 of them to either side are to hold the "
+    "truth 95 times in 100. It counts the error of the populations where the model has "
+    "that, else P is taken as known; 0 where Q was given, NaN for a person without any "
+    "called genotype.",
 )
 POPULATION_ID = ArraySpec(
     ("populations",),
@@ -203,7 +209,8 @@ FIT_CHECK = {
     "sample_poorly_described": ArraySpec(
         ("samples",),
         "bool",
-        "Whether it is above the threshold, and by more than chance.",
+        "Whether that correlation is above the threshold, and above 3.5 of its "
+        "standard errors.",
     ),
 }
 REFERENCES = {

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from pipeline import genome_build
+from pipeline import genome_build, qc_summary
 from pipeline.config import STRANDS, RunConfig
 from pipeline.launch import on_workers
 from pipeline.location import Location
@@ -99,7 +99,11 @@ def prepare(
     from pipeline import prepare_stage
 
     cluster = where.cluster()
-    prepare_stage.prepare_only(cohort, output, config, cluster, **restart)
+    attrs = prepare_stage.prepare_only(cohort, output, config, cluster, **restart)
+    for line in qc_summary.describe_quality_control(
+        attrs["qc_steps"], attrs.get("relatives")
+    ):
+        click.echo(line)
     click.echo(f"prepared {cohort} as {output}")
 
 

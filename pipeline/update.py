@@ -17,6 +17,7 @@ from pipeline.cohort import Cohort
 from pipeline.config import TRUSTED, RunConfig, replace_values
 from pipeline.drift import Drift, People, measure_drift
 from pipeline.genotype_digests import Difference
+from pipeline.lineage import projection_config
 from pipeline.location import Location
 from pipeline.match import match_variants
 from pipeline.new_version import Projected, write_grown
@@ -287,7 +288,7 @@ def _project(
 
 def _attrs(earlier: Earlier, config: RunConfig) -> dict[str, Any]:
     return {
-        "config": config.as_json(),
+        "config": projection_config(earlier.model.attrs, config.apply),
         "provenance": {"versions": provenance.package_versions()},
         "model_stamp": earlier.model.attrs["stamp"],
     }

@@ -89,17 +89,22 @@ def estimate_ancestry(
 
     Returns
     -------
-    A Dataset with these variables, in memory:
+    A Dataset whose coordinate is the people's ids, with these attributes of the run:
+    ``log_likelihood`` (of the people in the fit, in nats) and ``observed_genotypes``
+    that it is of, ``n_populations``, ``method``, ``data_passes``, and ``converged``
+    except after ``fit.method = "neural"``, which ends after its epochs. Its variables,
+    in memory:
 
     - ``sample_ancestry_proportion`` (samples, populations), float32: Q, rows summing
       to 1; NaN for a person without any called genotype.
     - ``sample_ancestry_proportion_se`` (samples, populations), float32: its standard
-      error given P, unless the configuration leaves it out.
+      error, with the error of the fitted populations in it, unless the configuration
+      leaves it out; after ``fit.method = "neural"`` the populations are taken as known.
     - ``sample_log_likelihood`` (samples), float64: of the called genotypes, in nats.
     - ``sample_in_fit`` (samples), bool: who informed the fit.
-    - ``sample_residual_correlation`` (samples), float32, and
-      ``sample_poorly_described`` (samples), bool: whom the populations do not
-      describe, where the Dataset is large enough to tell.
+    - ``sample_residual_correlation`` and ``sample_residual_correlation_se`` (samples),
+      float32, and ``sample_poorly_described`` (samples), bool: whom the populations do
+      not describe, where the Dataset is large enough to tell.
     - ``variant_population_frequency`` (variants, populations), float32: P, the
       frequency of the alternate allele; NaN at variants that quality control left out.
 
@@ -134,9 +139,14 @@ def estimate_ancestry(
         config, n_populations=n_populations, quality_control=quality_control, seed=seed
     )
     found = dataset_fit.estimate(
-        cohort, settings, output=output, overwrite=overwrite, scratch=scratch
+        cohort,
+        settings,
+        name=datasets.name_of(ds),
+        output=output,
+        overwrite=overwrite,
+        scratch=scratch,
     )
-    return datasets.add(ds, found, merge=merge)
+    return datasets.add(ds, found, merge=merge, sample_id=sample_id)
 
 
 def project_ancestry(

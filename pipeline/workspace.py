@@ -220,6 +220,19 @@ def open_workspace(
     InputError
         If results exist and neither is set, or another run is at work.
     """
+    planned = plan_workspace(output, resume=resume, overwrite=overwrite)
+    with _hold(planned, _RESULTS, afresh=overwrite and not resume) as workspace:
+        yield workspace
+
+
+def plan_workspace(output: Location, *, resume: bool, overwrite: bool) -> Workspace:
+    """The workspace of a run's output directory, of which nobody takes hold yet.
+
+    Raises
+    ------
+    InputError
+        If results exist and neither is set.
+    """
     if output.exists() and not output.is_dir():
         raise InputError(f"{output} is a file; name a directory for --output")
     targets = {name: output / name for name in (*STORES, *FILES)}
@@ -231,8 +244,7 @@ def open_workspace(
             f"{output} has {existing[0]} already; pass --resume to finish an "
             "interrupted run, --overwrite to replace it, or name another --output"
         )
-    with _hold(planned, _RESULTS, afresh=overwrite and not resume) as workspace:
-        yield workspace
+    return planned
 
 
 @contextlib.contextmanager

@@ -348,6 +348,23 @@ def test_advance__relaxes_alone_then_halves_that_until_accepted():
     assert search.best is search.history[-1]
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_refused_points__are_those_that_advance_refuses(seed):
+    trace = np.random.default_rng(seed).normal(size=40).round(1)
+    trace[7] = np.nan
+    search, refused = Search(0.15), []
+    for number, value in enumerate(trace.tolist()):
+        before = search.best
+        evaluation = evaluation_of(number, 0.25, 0.5, value)
+        search = advance(search, evaluation)
+        refused.append(before is not None and search.history[-1] is not evaluation)
+    assert acceleration.refused_points(trace.tolist(), 0.15) == refused
+    assert 0 < sum(refused) < len(refused)
+    # What is accepted is monotone within the tolerance.
+    accepted = trace[~np.array(refused)]
+    assert (accepted >= np.maximum.accumulate(accepted) - 0.15).all()
+
+
 def test_advance__ends_when_no_halving_helps():
     search = searched(-10.0)
     for number in range(acceleration.MAX_REFUSALS + 1):

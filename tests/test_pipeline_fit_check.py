@@ -160,6 +160,43 @@ def test_project__new_people_are_checked_among_themselves(
     assert 3 not in store.read("reference_sample")
 
 
+def test_project__provenance_is_that_of_the_model(right: Path, tmp_path: Path):
+    source = write(tmp_path / "new", draw(1)[0][:40])
+    output = tmp_path / "ancestry.zarr"
+    # As from a command without a file of settings: K = 5, quality control, and so on.
+    asked = RunConfig(apply=ApplyConfig(standard_errors="information"))
+    projection.project(right / "model.zarr", source, output, asked, SERIAL)
+    attrs = Store.open(output, "ancestry").attrs
+    model = Store.open(right / "model.zarr", "model").attrs
+    assert (attrs["n_populations"], attrs["method"]) == (3, "likelihood")
+    for section in ("seed", "qc", "fit", "train", "neural"):
+        assert attrs["config"][section] == model["config"][section]
+    assert attrs["config"]["apply"]["standard_errors"] == "information"
+    assert attrs["source"] == "cohort.vcz"
+
+
+def test_project__the_fits_own_cohort_is_trusted_and_said_to_be(
+    cohort: str, one_too_few: Path, tmp_path: Path
+):
+    output = tmp_path / "ancestry.zarr"
+    projection.project(one_too_few / "model.zarr", cohort, output, config(9), SERIAL)
+    applied = Store.open(output, "ancestry").attrs["config"]["apply"]
+    assert applied["strand"] == "trusted"
+
+
+def test_run__says_which_points_were_refused(right: Path):
+    for source in (
+        json.loads((right / "run.json").read_text()),
+        Store.open(right / "model.zarr", "model").attrs,
+    ):
+        trace = np.array(source["log_likelihood_trace"])
+        refused = np.array(source["log_likelihood_refused"])
+        assert len(trace) == len(refused) > 1
+        slack = 1e-9 * N_PEOPLE * N_VARIANTS
+        accepted = trace[~refused]
+        assert (np.diff(accepted) >= -slack).all()
+
+
 def test_project__one_person_is_not_checked(right: Path, tmp_path: Path):
     source = write(tmp_path / "new", draw(1)[0][:1])
     output = tmp_path / "ancestry.zarr"

@@ -186,7 +186,7 @@ def test_labels__are_part_of_what_a_resumed_fit_must_agree_with(tmp_path):
             labels.read_labels(write(tmp_path, "s0\tA\ns2\tA\n")),
         )
     ]
-    stamps = {lineage.describe("c.vcz", RunConfig(), each)["stamp"] for each in inputs}
+    stamps = {lineage.describe("c.vcz", each)["stamp"] for each in inputs}
     assert len(stamps) == 3
     assert "labels" not in inputs[0]
 

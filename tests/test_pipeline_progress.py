@@ -1,6 +1,7 @@
 import logging
 
 import rich.console
+from dask.diagnostics import ProgressBar
 
 from pipeline import progress
 
@@ -49,3 +50,29 @@ def test_track__shows_a_bar_on_a_terminal(caplog, capsys, monkeypatch):
     assert "3/4" in captured.err
     assert captured.out == ""
     assert not caplog.records
+
+
+def test_track__is_a_bar_of_text_where_dask_draws_one(caplog, capsys):
+    with ProgressBar(minimum=1e9), progress.track("fitting", 4) as work:
+        work.advance(1)
+        work.advance(3, note="log-likelihood -7.00")
+    captured = capsys.readouterr()
+    *_, last = captured.out.rstrip("\n").split("\r")
+    assert last.startswith("fitting: [" + 40 * "#" + "] | 100% | ")
+    assert last.endswith("s log-likelihood -7.00")
+    assert captured.out.endswith("\n")
+    with progress.track("fitting", 4) as work:
+        work.advance(4)
+    assert capsys.readouterr().out == ""
+
+
+def test_track__is_a_bar_of_text_in_a_notebook(capsys, monkeypatch):
+    console = rich.console.Console
+
+    def notebook(**options: bool) -> rich.console.Console:
+        return console(force_jupyter=True, width=120, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(rich.console, "Console", notebook)
+    with progress.track("fitting") as work:
+        work.advance(7)
+    assert capsys.readouterr().out.split("\r")[-1].startswith("fitting: 7 done | ")

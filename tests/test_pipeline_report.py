@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import report, schema, store
+from pipeline import figures, report, schema, store
 from pipeline.errors import InputError
 
 N_VARIANTS = 4
@@ -363,9 +363,46 @@ def test_write_report__everybody_is_described(tmp_path: Path) -> None:
     add_fit_check(path, np.zeros(20, bool))
     report.write_report(path, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text("utf-8")
-    assert "0 of 20 people are not described by the one population" in page
-    assert "says who they are" not in page
+    assert "Nobody of 20 people was found whom the one population does not" in page
+    for misleading in ("0 of 20", "says who", "ancestors whom the populations lack."):
+        assert misleading not in page
     check_tags(page)
+
+
+def test_write_report__one_person_is_not_described(tmp_path: Path) -> None:
+    path = write_ancestry(tmp_path / "ancestry.zarr", dirichlet(20, 2))
+    add_fit_check(path, np.arange(20) == 7)
+    report.write_report(path, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert "1 of 20 people is not described by these 2 populations" in page
+    assert "this person, who has ancestors" in page
+
+
+@pytest.mark.parametrize("n_refused", [0, 1, 2])
+def test_write_report__marks_refused_points(tmp_path: Path, n_refused: int) -> None:
+    trace = [-9.0, -5.0, -7.0, -4.0, -4.5, -3.0]
+    refused = [False, False, n_refused > 0, False, n_refused > 1, False]
+    page = page_of(
+        tmp_path,
+        dirichlet(5, 2),
+        log_likelihood_trace=trace,
+        log_likelihood_refused=refused,
+    )
+    words = {1: "Crosses: 1 point that", 2: "Crosses: 2 points that"}
+    assert all((text in page) == (n == n_refused) for n, text in words.items())
+    # A cross is drawn in a colour of its own, once for each point.
+    drawn = page.count(f"stroke: {figures.PALETTE[3].lower()}")
+    assert (drawn > 0) == (n_refused > 0)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "text"), [(1, "1 first-degree pair,"), (0, "0 first-degree pairs,")]
+)
+def test_write_report__counts_pairs_of_relatives(
+    tmp_path: Path, pairs: int, text: str
+) -> None:
+    found = {"first_degree_pairs": pairs, "second_degree_pairs": 2}
+    assert text in page_of(tmp_path, dirichlet(5, 2), relatives=found)
 
 
 def test_write_report__refuses_missing_folder(tmp_path: Path) -> None:
