@@ -40,10 +40,10 @@ from pipeline.watch import Watched
 @click.version_option(package_name="streamixture", prog_name="streamixture")
 @click.option("-v", "--verbose", count=True, help="More log lines; twice for debug.")
 @click.option(
-    "--log-format",
+    logs.OPTION,
     type=click.Choice(logs.FORMATS),
     default=logs.TEXT,
-    envvar="STREAMIXTURE_LOG_FORMAT",
+    envvar=logs.VARIABLE,
     help="Log lines as text (default), or as one JSON object each.",
 )
 def main(verbose: int, log_format: str) -> None:

@@ -8,7 +8,9 @@ import contextlib
 import json
 import logging
 import os
-import tempfile
+import signal
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,8 +24,9 @@ from distributed import (
     Security,
     SpecCluster,
 )
+from distributed.utils import LoopRunner
 
-from pipeline import admission, devices
+from pipeline import admission, children, devices, stopping
 from pipeline.devices import WorkerSpec
 from pipeline.errors import ClusterError, InputError
 from pipeline.tasks import Cluster
@@ -35,6 +38,11 @@ LOOPBACK = "127.0.0.1"
 _HTTP = f"{LOOPBACK}:0"
 START_TIMEOUT_SECONDS = 120
 CLOSE_TIMEOUT_SECONDS = 30
+# For what nobody waits for: whose workers are dead, and it may wait for them all the
+# same.
+ABANDON_TIMEOUT_SECONDS = 0.5
+_OCCUPIED_SECONDS = 60.0
+_ANSWER_SECONDS = 0.2
 CONNECT_TIMEOUT = "30s"
 # A worker not heard of for so long is given up, and its work done elsewhere.
 SILENCE_TIMEOUT = "60s"
@@ -98,9 +106,12 @@ def local_cluster(
     """
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     with (
-        tempfile.TemporaryDirectory(prefix="streamixture-") as scratch,
+        stopping.scratch_folder() as scratch,
         dask.config.set(_settings(specs)),
-        _start(specs, scratch, memory_limit or _share(specs), dashboard) as started,
+        io_loop() as loop,
+        _start(
+            specs, loop, scratch, memory_limit or _share(specs), dashboard
+        ) as started,
         Client(started, set_as_default=False) as client,
     ):
         try:
@@ -144,12 +155,49 @@ def startup_environment() -> dict[str, str]:
 
 
 @contextlib.contextmanager
+def io_loop() -> Iterator[Any]:
+    """A loop for dask, whose processes leave the terminal's interrupt to this one."""
+    runner = LoopRunner()
+    with children.starting():
+        runner.start()
+    stopping.before_end(lambda: _occupy(runner))
+    try:
+        yield runner.loop
+    finally:
+        if not stopping.is_under_way():
+            runner.stop()
+
+
+def _occupy(runner: LoopRunner) -> None:
+    """Keep a loop from starting workers again that end with this process."""
+    taken = threading.Event()
+
+    def stay() -> None:
+        taken.set()
+        time.sleep(_OCCUPIED_SECONDS)
+
+    if runner.is_started():
+        runner.loop.add_callback(stay)
+        taken.wait(_ANSWER_SECONDS)
+
+
+@contextlib.contextmanager
 def _start(
-    specs: Sequence[WorkerSpec], scratch: str, memory_limit: int | str, dashboard: bool
+    specs: Sequence[WorkerSpec],
+    loop: Any,
+    scratch: str,
+    memory_limit: int | str,
+    dashboard: bool,
 ) -> Iterator[SpecCluster]:
+    made: list[Nanny] = []
+
+    def make(*args: Any, **options: Any) -> Nanny:
+        made.append(Nanny(*args, **options))
+        return made[-1]
+
     nannies = {
         spec.name: {
-            "cls": Nanny,
+            "cls": make,
             "options": {
                 "nthreads": 1,
                 "env": spec.environment,
@@ -171,13 +219,33 @@ def _start(
             "dashboard_address": _HTTP,
         },
     }
-    started = SpecCluster(workers=nannies, scheduler=scheduler)
+    started = SpecCluster(scheduler=scheduler, loop=loop)
+    seconds: float = CLOSE_TIMEOUT_SECONDS
     try:
+        # What starts them is interrupted, and the cluster still known here.
+        started.worker_spec.update(nannies)
+        started.sync(started._correct_state)
         yield started
+    except BaseException as error:
+        if not isinstance(error, Exception):
+            _kill_workers(made)
+            seconds = ABANDON_TIMEOUT_SECONDS
+        raise
     finally:
         # A nanny whose worker died as it started never ends; its process has.
         with contextlib.suppress(TimeoutError):
-            started.close(timeout=CLOSE_TIMEOUT_SECONDS)
+            if not stopping.is_under_way():
+                started.close(timeout=seconds)
+
+
+def _kill_workers(nannies: Sequence[Nanny]) -> None:
+    """Kill the workers of nannies that shall not replace them."""
+    for nanny in nannies:
+        nanny.close_gracefully(reason="interrupted")
+        process = nanny.process and nanny.process.process
+        if process is not None and process.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ j is variant j, of the Dataset.
 
 import contextlib
 import operator
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from pipeline import (
     publication,
     run,
     schema,
+    stopping,
     vcf_zarr,
     workspace,
 )
@@ -131,7 +131,7 @@ def estimate(
     kept = None if output is None else locate(output)
     _check(cohort, config, kept, overwrite=overwrite, scratch=scratch)
     with (
-        tempfile.TemporaryDirectory(prefix="streamixture-", dir=scratch) as folder,
+        stopping.scratch_folder(scratch) as folder,
         contextlib.ExitStack() as stack,
         python_words({f"{folder}/{_COPY}": datasets.NAME, _COPY: datasets.NAME}),
     ):

@@ -7,19 +7,16 @@ imports jax, is imported when a command is called.
 import contextlib
 import errno
 import functools
-import logging
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from pipeline import logs, watch, workers
+from pipeline import logs, stopping, watch, workers
 from pipeline.errors import BusyError, ClusterError, InputError
 
 if TYPE_CHECKING:
@@ -27,31 +24,29 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-logger = logging.getLogger(__name__)
-
 JOB_SYSTEMS = ("slurm",)
 
 _FAILED = 1
 _BAD_INPUT = 2
 # EX_TEMPFAIL of sysexits.h, which mail and job schedulers know as "try again later".
 _TRY_LATER = 75
-# What a shell says of a command that a signal ended.
-_BY_SIGNAL = 128
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
-
-
-class _StopSignalError(BaseException):
-    """Unwinds a command that was told to stop, past every handler of errors."""
 
 
 class Group(click.Group):
     """Ends with one line where the input is bad, workers are lost, or it is stopped."""
 
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Take the process's arguments, and the signals that it is sent."""
+        of_process = not args and extra.get("args") is None
+        with stopping.whole_process() if of_process else contextlib.nullcontext():
+            return super().main(*args, **extra)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that was named."""
         workers.collect_seldom()
         try:
-            with _stoppable():
+            with stopping.obeyed(lambda: self._way_on(ctx)):
                 return super().invoke(ctx)
         except (BusyError, ClusterError) as error:
             _end(str(error), _TRY_LATER)
@@ -61,10 +56,10 @@ class Group(click.Group):
             # In one line like the others, where click would print three.
             command = error.ctx.command_path if error.ctx else "streamixture"
             _end(f"{error.format_message()} See {command} --help.", _BAD_INPUT)
-        except _StopSignalError as stop:
-            number = signal.Signals(stop.args[0])
-            message = f"stopped by {number.name}; {self._way_on(ctx)}"
-            _end(message, _BY_SIGNAL + number)
+        except stopping.StopSignalError as stop:
+            if stopping.is_under_way():
+                raise
+            _end(f"stopped by {stop.number.name}; {self._way_on(ctx)}", stop.status)
         except OSError as error:
             if error.errno not in _DISK_ERRORS:
                 raise
@@ -80,33 +75,8 @@ class Group(click.Group):
 
 
 def _end(message: str, status: int) -> None:
-    line = " ".join(message.split())
-    if logs.are_json():
-        logger.error("%s", line, extra={logs.FIGURES: {"exit_status": status}})
-    else:
-        click.echo(f"Error: {line}", err=True)
+    click.echo(logs.describe_end(message, status), err=True)
     sys.exit(status)
-
-
-@contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
-    """Stop workers and keep what is finished when the command is told to stop.
-
-    A second signal ends it at once; workers notice that their parent is gone.
-    """
-    numbers = (signal.SIGINT, signal.SIGTERM)
-
-    def stop(number: int, _: FrameType | None) -> None:
-        for each in numbers:
-            signal.signal(each, signal.SIG_DFL)
-        raise _StopSignalError(number)
-
-    before = {number: signal.signal(number, stop) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,14 @@
 import datetime
 import json
 import logging
+import os
+import sys
 from typing import Any
 
 TEXT, JSON = "text", "json"
 FORMATS = (TEXT, JSON)
+# What chooses between them.
+OPTION, VARIABLE = "--log-format", "STREAMIXTURE_LOG_FORMAT"
 # Attribute of a record: what a line says, as values.
 FIGURES = "figures"
 
@@ -48,6 +52,32 @@ def configure(verbose: int, log_format: str) -> None:
             handler.setFormatter(JsonFormatter())
         logging.captureWarnings(True)
     logging.getLogger("pipeline").setLevel(level)
+
+
+def describe_end(message: str, exit_status: int) -> str:
+    """The line with which a command ends that does not end well."""
+    line = " ".join(message.split())
+    if not (are_json() or (not logging.getLogger().handlers and _will_be_json())):
+        return f"Error: {line}"
+    record = logging.makeLogRecord(
+        {
+            "name": "pipeline",
+            "levelno": logging.ERROR,
+            "levelname": "ERROR",
+            "msg": line,
+            FIGURES: {"exit_status": exit_status},
+        }
+    )
+    return JsonFormatter().format(record)
+
+
+def _will_be_json() -> bool:
+    """Whether the command line, which nobody has read yet, asks for JSON."""
+    words = sys.argv[1:]
+    pairs = zip(words, words[1:], strict=False)
+    chosen = [word.partition("=")[2] for word in words if word.startswith(f"{OPTION}=")]
+    chosen += [value for word, value in pairs if word == OPTION]
+    return (chosen or [os.environ.get(VARIABLE, "")])[-1] == JSON
 
 
 def are_json() -> bool:

@@ -8,7 +8,6 @@ import contextlib
 import errno
 import multiprocessing
 import os
-import signal
 import sys
 import tempfile
 import threading
@@ -17,6 +16,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+from pipeline import children
 from pipeline.errors import ClusterError, InputError
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -67,7 +67,8 @@ def _complete_in_processes(
     left: Sequence[int],
     marks: Path,
 ) -> None:
-    numbers = {executor.submit(piece, number): number for number in left}
+    with children.starting():
+        numbers = {executor.submit(piece, number): number for number in left}
     try:
         for future in as_completed(numbers):
             future.result()
@@ -98,8 +99,6 @@ def _processes(n_workers: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def _follow_parent() -> None:
-    # The terminal sends its interrupt to all; the parent ends its processes itself.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None, "a process of the pool has a parent"
 

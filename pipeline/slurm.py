@@ -13,7 +13,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from typing import Any
 import dask
 from dask_jobqueue import SLURMCluster
 
-from pipeline import cluster
+from pipeline import cluster, stopping
 from pipeline.errors import ClusterError, InputError
 from pipeline.slurm_config import SlurmConfig
 from pipeline.tasks import Cluster
@@ -91,7 +90,8 @@ def slurm_cluster(config: SlurmConfig) -> Iterator[Cluster]:
     with (
         _security(config) as security,
         dask.config.set(settings),
-        _start(config, security) as started,
+        cluster.io_loop() as loop,
+        _start(config, security, loop) as started,
     ):
         # Of a fixed number of jobs (`scale`), dask-jobqueue replaces none.
         started.adapt(
@@ -112,20 +112,20 @@ def _security(config: SlurmConfig) -> Iterator[Any]:
         return
     chosen = config.shared_directory or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     shared = Path(chosen).expanduser()
-    try:
-        shared.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.TemporaryDirectory(prefix="streamixture-", dir=shared)
-    except OSError as error:
-        raise InputError(
-            f"{shared}: {error.strerror}; set slurm.shared_directory to a folder that "
-            "all nodes see"
-        ) from error
-    with folder as name:
-        yield cluster.write_certificates(Path(name))
+    with contextlib.ExitStack() as stack:
+        try:
+            shared.mkdir(parents=True, exist_ok=True)
+            folder = stack.enter_context(stopping.scratch_folder(shared))
+        except OSError as error:
+            raise InputError(
+                f"{shared}: {error.strerror}; set slurm.shared_directory to a folder "
+                "that all nodes see"
+            ) from error
+        yield cluster.write_certificates(Path(folder))
 
 
 @contextlib.contextmanager
-def _start(config: SlurmConfig, security: Any) -> Iterator[SLURMCluster]:
+def _start(config: SlurmConfig, security: Any, loop: Any) -> Iterator[SLURMCluster]:
     if shutil.which("sbatch") is None:
         raise InputError(
             "sbatch is not there to submit jobs with; run where Slurm is, or without "
@@ -135,6 +135,7 @@ def _start(config: SlurmConfig, security: Any) -> Iterator[SLURMCluster]:
         started = SLURMCluster(
             **job_options(config),
             security=security,
+            loop=loop,
             scheduler_options={
                 "dashboard": False,
                 "dashboard_address": f"{cluster.LOOPBACK}:0",
@@ -145,6 +146,8 @@ def _start(config: SlurmConfig, security: Any) -> Iterator[SLURMCluster]:
             f"the scheduler does not start here ({error.__cause__ or error}); check "
             "slurm.interface"
         ) from error
+    # Jobs are cancelled one by one, and would queue on for a command that is gone.
+    stopping.allow(cluster.CLOSE_TIMEOUT_SECONDS)
     try:
         check_job(started.job_script())
         yield started

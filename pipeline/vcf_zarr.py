@@ -20,7 +20,7 @@ import numpy.typing as npt
 import xarray as xr
 from jaxtyping import Float32, Int8, Int32, Shaped
 
-from pipeline import publication
+from pipeline import publication, stopping
 from pipeline.errors import InputError
 from pipeline.location import Location, RemotePath, locate
 from pipeline.schema import CALLS, DOSAGES
@@ -62,7 +62,7 @@ def new_store(
     check_replaceable(target, overwrite=overwrite)
     if isinstance(target, RemotePath):
         with (
-            tempfile.TemporaryDirectory(prefix="streamixture-") as scratch,
+            stopping.scratch_folder() as scratch,
             publication.build_locally(target, Path(scratch)) as store,
         ):
             yield store
@@ -71,9 +71,10 @@ def new_store(
     workspace = Path(tempfile.mkdtemp(_UNFINISHED, f".{target.name}.", target.parent))
     try:
         yield workspace / "store"
-        if target.exists():
-            target.rename(workspace / "replaced")
-        (workspace / "store").rename(target)
+        with stopping.whole():
+            if target.exists():
+                target.rename(workspace / "replaced")
+            (workspace / "store").rename(target)
     finally:
         shutil.rmtree(workspace, ignore_errors=True)
 

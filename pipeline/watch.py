@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
+from pipeline import stopping
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
@@ -130,9 +131,11 @@ def _reporting(client: Any, path: Path | None) -> Iterator[None]:
     try:
         yield
     finally:
-        # A scheduler that is gone has nothing to tell, and why is told already.
+        # A scheduler that is gone has nothing to tell, and why is told already. A
+        # command that is to stop has no time for it.
         with contextlib.suppress(OSError, TimeoutError):
-            _write_report(client, path, start, count)
+            if not stopping.is_under_way():
+                _write_report(client, path, start, count)
 
 
 def _write_report(client: Any, path: Path, start: float, count: int) -> None:

@@ -5,17 +5,20 @@ script's main module again, and this with it, before their device is set, so jax
 not come with it.
 """
 
-from pathlib import Path
+from __future__ import annotations
+
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import xarray as xr
 
     from pipeline.config import RunConfig
 
 
 def estimate_ancestry(
-    ds: "xr.Dataset",
+    ds: xr.Dataset,
     n_populations: int | None = None,
     *,
     call_genotype: str = "call_genotype",
@@ -25,14 +28,14 @@ def estimate_ancestry(
     variant_contig: str = "variant_contig",
     variant_position: str = "variant_position",
     variant_allele: str = "variant_allele",
-    config: "RunConfig | Path | str | None" = None,
+    config: RunConfig | Path | str | None = None,
     quality_control: bool = True,
     seed: int | None = None,
     output: Path | str | None = None,
     overwrite: bool = False,
     scratch: Path | str | None = None,
     merge: bool = True,
-) -> "xr.Dataset":
+) -> xr.Dataset:
     """Estimate the ancestry of everybody in a Dataset, by the ADMIXTURE model.
 
     Does what ``streamixture run`` does, on the workers of the current Dask client
@@ -150,8 +153,8 @@ def estimate_ancestry(
 
 
 def project_ancestry(
-    ds: "xr.Dataset",
-    model: "xr.Dataset | Path | str",
+    ds: xr.Dataset,
+    model: xr.Dataset | Path | str,
     *,
     call_genotype: str = "call_genotype",
     call_dosage: str = "call_dosage",
@@ -163,7 +166,7 @@ def project_ancestry(
     strand: str = "check",
     min_overlap: float = 0.5,
     merge: bool = True,
-) -> "xr.Dataset":
+) -> xr.Dataset:
     """Project the people of a Dataset on a fitted model, lazily.
 
     The new variables are dask arrays: nothing of the Dataset is read until they are

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import ingest, lock, publication, schema
+from pipeline import ingest, lock, publication, schema, stopping
 from pipeline.errors import InputError
 from pipeline.location import Location, RemotePath, delete_tree, locate, replacing
 from pipeline.plan import Rows
@@ -116,7 +116,7 @@ class WriteBack:
         with _hold(path, source):
             _check_people(path, found)
             names = [name for name in _SPECS if name in found]
-            with tempfile.TemporaryDirectory(prefix="streamixture-") as scratch:
+            with stopping.scratch_folder() as scratch:
                 work = Path(scratch) if isinstance(path, RemotePath) else path / _WORK
                 built = _build(work / "built", found, names, path)
                 _replace(path, built, work)
