@@ -142,19 +142,20 @@ def project(
     keys = {k: v.data for k, v in cohort.variables.items() if k != calls_name}
     dims = {k: v.dims for k, v in cohort.variables.items() if k != calls_name}
     match = dask.delayed(_match)(keys, dims, dict(cohort.attrs), model, config)
-    if config.strand == CHECK and given.may_be_ambiguous:
-        asked = dask.delayed(overlap.variants_to_count)(match)
-        rows = dask.delayed(_rows_to_count)(asked)
-        count = dask.delayed(projection_tasks.count_alleles)
-        counts = _add(
-            [count(part, block, rows) for part, block in _blocks(calls, name)]
-        )
-        columns = dask.delayed(_settle)(match, model, config, asked, counts)
-        # Read once more afterwards: what was counted would be kept in memory until
-        # the last of it is.
-        calls = bind(calls, columns)
-    else:
-        columns = dask.delayed(_settle)(match, model, config)
+    asked = dask.delayed(overlap.variants_to_count)(match, config)
+    rows = dask.delayed(_rows_to_count)(asked)
+    count = dask.delayed(projection_tasks.count_alleles)
+    decides = config.strand == CHECK and given.may_be_ambiguous
+    # Where no strand is to be told, some people tell which allele the model counts.
+    counted = [
+        count(part, block, rows)
+        for part, block in _blocks(calls, name)
+        if decides or block.sample == 0
+    ]
+    columns = dask.delayed(_settle)(match, model, config, asked, _add(counted))
+    # Read once more afterwards: what was counted would be kept in memory until the
+    # last of it is.
+    calls = bind(calls, columns)
     take = dask.delayed(projection_tasks.take_piece)
     pieces: dict[int, list[Delayed]] = {}
     for part, block in _blocks(calls, name):
@@ -233,28 +234,24 @@ def _match(
     overlap.check_build(model, cohort)
     match = match_variants(model, cohort)
     overlap.check_overlap(match, model, cohort, config)
-    return match
+    return overlap.trust_strands(match, cohort, config)
 
 
 def _rows_to_count(asked: overlap.Asked) -> npt.NDArray[np.int64]:
-    return asked.rows if asked.any else asked.rows[:0]
+    return asked.rows
 
 
 def _settle(
     match: Match,
     model: GivenModel,
     config: ApplyConfig,
-    asked: overlap.Asked | None = None,
-    counts: npt.NDArray[np.float64] | None = None,
+    asked: overlap.Asked,
+    counts: npt.NDArray[np.float64],
 ) -> Columns:
     """Row of each variant of a model in the Dataset, once strands are settled."""
     cohort = Cohort(datasets.NAME, xr.Dataset())
-    if asked is None or counts is None:
-        return overlap.settle_strands(match, model, cohort, config).columns
-    if asked.any:
-        alternate, total = counts
-        alternate = np.where(asked.swapped, total - alternate, alternate)
-        counted = overlap.Counted(alternate, total)
-        match = overlap.decide_strands(match, model, asked, counted)
+    counted = asked.turned(*counts)
+    overlap.check_direction(model, cohort, asked, counted)
+    match = overlap.decide_strands(match, model, asked, counted)
     overlap.check_used(match, model, cohort, config)
     return match.columns

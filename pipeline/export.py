@@ -1,20 +1,27 @@
 """Ancestry as text files in ADMIXTURE's format, with the names of rows beside them.
 
 Reads an ancestry store block by block and writes PREFIX.K.Q, PREFIX.K.P,
-PREFIX.samples and PREFIX.variants, and PREFIX.populations where populations have names.
-All appear once all are written.
+PREFIX.samples, PREFIX.variants and the table PREFIX.tsv; PREFIX.K.Q_se where errors are
+known and PREFIX.populations where populations have names. All appear once all are
+written.
 """
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import publication, store, variant_list
+from pipeline import (
+    ancestry_table,
+    counted_allele,
+    publication,
+    store,
+    variant_list,
+)
 from pipeline.errors import InputError
 from pipeline.location import Location
 
@@ -25,24 +32,31 @@ _NUMBERS_AT_ONCE = 200_000
 
 
 def export_admixture(
-    store_path: Location, prefix: Location, *, overwrite: bool = False
+    store_path: Location,
+    prefix: Location,
+    *,
+    allele: str = counted_allele.ALTERNATE,
+    overwrite: bool = False,
 ) -> list[Path]:
     """Write an ancestry store as ADMIXTURE-style text files.
 
-    Four files, none with anything but its rows, except for the header line of the last:
+    Files of rows alone, except for the header lines of PREFIX.variants and PREFIX.tsv:
 
     - PREFIX.K.Q: a person a line, the share of each of K populations;
-    - PREFIX.K.P: a variant a line, the frequency of the alternate allele in each
-      population;
+    - PREFIX.K.P: a variant a line, the frequency of one allele in each population;
     - PREFIX.samples: the person's id on each line of the Q file;
     - PREFIX.variants: contig, position (base pairs from 1), id, reference and alternate
-      allele of each line of the P file, separated by tabs.
+      allele of each line of the P file, and which of the two it counts, separated by
+      tabs;
+    - PREFIX.populations, of named populations: the name of each column of the Q and P
+      files, a line each;
+    - PREFIX.K.Q_se, of a store with standard errors: that of each number of the Q file;
+    - PREFIX.tsv: a person a line with id, shares and what else is known, as
+      `ancestry_table` has it, for R and pandas.
 
-    A store with named populations gives one more, PREFIX.populations: the name of each
-    column of the Q and P files, a line each.
-
-    Numbers have six decimals and a space between them. A person without any called
-    genotype is a line of "nan", and the number of such people is logged.
+    Numbers have six decimals, with a space between them but in PREFIX.tsv. A person
+    without any called genotype is a line of "nan", "NA" in PREFIX.tsv, and the number
+    of such people is logged.
 
     Parameters
     ----------
@@ -50,6 +64,9 @@ def export_admixture(
         The ancestry store.
     prefix
         Start of the files' names, in a folder that exists.
+    allele
+        Allele that P counts: "alternate", or "reference", which is PLINK's allele 2 and
+        what ADMIXTURE's P counts.
     overwrite
         Replace files that are there already.
 
@@ -71,21 +88,13 @@ def export_admixture(
     if not isinstance(prefix, Path):
         raise InputError(f"{prefix} is remote; name files of this machine, then copy")
     ancestry = store.Store.open(publication.resolve(store_path), "ancestry")
-    n_populations = ancestry.shape("sample_ancestry_proportion")[1]
-    targets = _target_files(prefix, n_populations)
-    is_named = "population_id" in ancestry
-    if is_named:
-        targets.append(prefix.with_name(f"{prefix.name}.populations"))
+    writers = _writers(ancestry, allele)
+    targets = _target_files(prefix, list(writers))
     _check_targets(targets, overwrite=overwrite)
     with _written_together(targets) as files:
-        shares, frequencies, samples, variants = files[:4]
-        n_without = _write_numbers(shares, ancestry, "sample_ancestry_proportion")
-        _write_numbers(frequencies, ancestry, "variant_population_frequency")
-        _write_samples(samples, ancestry)
-        _write_variants(variants, ancestry)
-        if is_named:
-            names = ancestry.read("population_id").tolist()
-            files[4].writelines(f"{name}\n" for name in names)
+        for file, write in zip(files, writers.values(), strict=True):
+            write(file)
+    n_without = _count_without(ancestry)
     if n_without:
         logger.warning(
             "%s no called genotype; in %s, nan stands for their ancestry",
@@ -95,12 +104,41 @@ def export_admixture(
     return targets
 
 
-def _target_files(prefix: Path, n_populations: int) -> list[Path]:
+def _writers(ancestry: store.Store, allele: str) -> dict[str, Callable[[TextIO], None]]:
+    """What writes each of the files, by the ending of its name."""
+    k = ancestry.shape("sample_ancestry_proportion")[1]
+
+    def numbers(name: str, *, other: bool = False) -> Callable[[TextIO], None]:
+        return lambda file: _write_numbers(file, ancestry, name, other=other)
+
+    is_reference = allele == counted_allele.REFERENCE
+    writers = {
+        f"{k}.Q": numbers("sample_ancestry_proportion"),
+        f"{k}.P": numbers("variant_population_frequency", other=is_reference),
+        "samples": lambda file: _write_samples(file, ancestry),
+        "variants": lambda file: _write_variants(file, ancestry, allele),
+    }
+    if "population_id" in ancestry:
+        names = ancestry.read("population_id").tolist()
+        writers["populations"] = lambda file: file.writelines(f"{n}\n" for n in names)
+    if "sample_ancestry_proportion_se" in ancestry:
+        writers[f"{k}.Q_se"] = numbers("sample_ancestry_proportion_se")
+    writers["tsv"] = lambda file: ancestry_table.write_table(file, ancestry)
+    return writers
+
+
+def _count_without(ancestry: store.Store) -> int:
+    """People without any called genotype, whose ancestry is NaN."""
+    name = "sample_ancestry_proportion"
+    blocks = ancestry_table.blocks(ancestry, name)
+    return sum(int(np.isnan(ancestry.read(name, b)).any(axis=1).sum()) for b in blocks)
+
+
+def _target_files(prefix: Path, endings: list[str]) -> list[Path]:
     if prefix.name in ("", ".."):
         raise InputError(
             f"prefix {prefix} has no file name; name the files as in {prefix}/cohort"
         )
-    endings = (f"{n_populations}.Q", f"{n_populations}.P", "samples", "variants")
     return [prefix.with_name(f"{prefix.name}.{ending}") for ending in endings]
 
 
@@ -140,23 +178,16 @@ def _written_together(targets: list[Path]) -> Iterator[list[TextIO]]:
             path.unlink(missing_ok=True)
 
 
-def _blocks(ancestry: store.Store, name: str) -> Iterator[slice]:
-    """Whole chunks of an array's rows, so that each is decoded once."""
-    n_rows, size = ancestry.shape(name)[0], ancestry.chunks(name)[0]
-    for start in range(0, n_rows, size):
-        yield slice(start, min(start + size, n_rows))
-
-
-def _write_numbers(file: TextIO, ancestry: store.Store, name: str) -> int:
-    """Write an array's rows; return how many of them hold a NaN."""
-    n_without = 0
-    for block in _blocks(ancestry, name):
+def _write_numbers(
+    file: TextIO, ancestry: store.Store, name: str, *, other: bool = False
+) -> None:
+    """Write an array's rows, or what they lack to 1."""
+    for block in ancestry_table.blocks(ancestry, name):
         values = ancestry.read(name, block)
-        n_without += int(np.isnan(values).any(axis=1).sum())
+        values = 1 - values.astype(np.float64) if other else values
         n_rows = max(_NUMBERS_AT_ONCE // values.shape[1], 1)
         for start in range(0, len(values), n_rows):
             file.write(_format_rows(values[start : start + n_rows]))
-    return n_without
 
 
 def _format_rows(values: npt.NDArray[np.floating]) -> str:
@@ -171,14 +202,14 @@ def _format_rows(values: npt.NDArray[np.floating]) -> str:
 
 
 def _write_samples(file: TextIO, ancestry: store.Store) -> None:
-    for block in _blocks(ancestry, "sample_id"):
+    for block in ancestry_table.blocks(ancestry, "sample_id"):
         ids = ancestry.read("sample_id", block)
         file.writelines(f"{sample}\n" for sample in ids.tolist())
 
 
-def _write_variants(file: TextIO, ancestry: store.Store) -> None:
+def _write_variants(file: TextIO, ancestry: store.Store, allele: str) -> None:
     file.write("\t".join(variant_list.COLUMNS) + "\n")
-    for block in _blocks(ancestry, "variant_position"):
+    for block in ancestry_table.blocks(ancestry, "variant_position"):
         alleles = ancestry.read("variant_allele", block)
         columns = (
             ancestry.read("variant_contig_name", block).tolist(),
@@ -188,7 +219,7 @@ def _write_variants(file: TextIO, ancestry: store.Store) -> None:
             alleles[:, 1].tolist(),
         )
         file.writelines(
-            f"{contig}\t{position}\t{name}\t{reference}\t{alternate}\n"
+            f"{contig}\t{position}\t{name}\t{reference}\t{alternate}\t{allele}\n"
             for contig, position, name, reference, alternate in zip(
                 *columns, strict=True
             )

@@ -16,7 +16,15 @@ import numpy.typing as npt
 
 from estimator import prior
 from estimator.config import MIN_FREQUENCY, AncestryEstimatorConfig
-from pipeline import bundle, checkpoint, genome_build, provenance, schema
+from pipeline import (
+    bundle,
+    checkpoint,
+    counted_allele,
+    frequency_files,
+    genome_build,
+    provenance,
+    schema,
+)
 from pipeline.config import GIVEN, RunConfig
 from pipeline.errors import InputError
 from pipeline.location import Location, replacing
@@ -38,11 +46,18 @@ class Frequencies:
         P: frequency of the alternate allele, in [0, 1]; shape (populations, variants).
     genome_build
         Build that the positions are on, one of `genome_build.BUILDS`.
+    counted_allele
+        Allele that the file counted, which the values come from: "alternate" or
+        "reference".
+    told_by
+        What told so, in words.
     """
 
     keys: Mapping[str, npt.NDArray[Any]]
     values: npt.NDArray[np.floating]
     genome_build: str = genome_build.UNKNOWN
+    counted_allele: str = counted_allele.ALTERNATE
+    told_by: str = "as given"
 
     def __post_init__(self) -> None:
         n_variants = self.values.shape[1]
@@ -66,80 +81,67 @@ class Frequencies:
 
 
 def read_frequencies(
-    table: Path, variants: Path, build: str = genome_build.UNKNOWN
+    table: Path,
+    variants: Path,
+    build: str = genome_build.UNKNOWN,
+    allele: str | None = None,
 ) -> Frequencies:
-    """Read P as ADMIXTURE and `streamixture export` write it, and its variants.
+    """Read P as ADMIXTURE and its kin and `streamixture export` write it.
 
     Parameters
     ----------
     table
-        A line a variant with the frequency in each population. With a .bim file it is
-        that of allele 2 (the sixth column), as ADMIXTURE has it; else of the alternate
-        allele, as `streamixture export` has it.
+        A line a variant with the frequency in each population. A header line of SNP,
+        A1, A2 and populations, as of `fastmixture2 --write-info`, says that these are
+        of allele 1, and its lines are found among the variants by id.
     variants
-        The .bim file of the genotypes that ADMIXTURE read, or PREFIX.variants of an
+        The .bim file of the genotypes that P was fitted to, or PREFIX.variants of an
         export.
     build
         Genome build of the positions.
+    allele
+        Allele that P counts: "alternate", which is PLINK's allele 1, or "reference".
+        By default what the files say; where they do not, the reference with a .bim
+        file, as ADMIXTURE has it.
 
     Raises
     ------
     InputError
-        If a file cannot be read, or they do not fit one another.
+        If a file cannot be read, they do not fit one another, or they say that P
+        counts the other allele.
     """
-    values = _read_table(table)
-    is_plink = variants.suffix == ".bim"
-    keys = _read_variants(variants, is_plink=is_plink)
-    if len(keys["variant_position"]) != values.shape[1]:
+    p = frequency_files.read_table(table)
+    keys, listed = frequency_files.read_variants(variants)
+    if p.variants is not None:
+        keys = frequency_files.find_variants(keys, p.variants, table, variants)
+    if len(keys["variant_position"]) != p.values.shape[1]:
         raise InputError(
-            f"{table} has {values.shape[1]} lines and {variants} "
-            f"{len(keys['variant_position'])} variants; give the files of one fit"
+            f"{table} has {p.values.shape[1]} lines and {variants} "
+            f"{len(keys['variant_position'])} variants; give the files of one fit, "
+            "without the variants that it left out"
         )
-    return Frequencies(keys, 1 - values if is_plink else values, build)
+    said = [
+        (of, f"as {path} says")
+        for of, path in ((p.counted, table), (listed, variants))
+        if of is not None
+    ]
+    known, told_by = said[0] if said else _assumed(variants)
+    if allele is not None and said and allele != known:
+        raise InputError(
+            f"{told_by.removeprefix('as ').removesuffix(' says')} says that P counts "
+            f"the {known} allele, and --allele the {allele} one; leave --allele out"
+        )
+    if allele is not None:
+        known, told_by = allele, "as --allele says"
+    values = p.values if known == counted_allele.ALTERNATE else 1 - p.values
+    return Frequencies(keys, values, build, known, told_by)
 
 
-def _read_table(path: Path) -> npt.NDArray[np.float64]:
-    lines = _read_text(path).splitlines()
-    if not lines:
-        raise InputError(f"{path} is empty; give a table of frequencies")
-    try:
-        return np.loadtxt(lines, ndmin=2).T
-    except ValueError as error:
-        raise InputError(f"{path} is not a table of numbers: {error}") from error
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not text; check the path") from error
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; check the path") from error
-
-
-# Columns of contig, position, id, reference and alternate allele.
-_PLINK_COLUMNS, _EXPORT_COLUMNS = (0, 3, 1, 5, 4), (0, 1, 2, 3, 4)
-
-
-def _read_variants(path: Path, *, is_plink: bool) -> dict[str, npt.NDArray[Any]]:
-    columns = _PLINK_COLUMNS if is_plink else _EXPORT_COLUMNS
-    lines = _read_text(path).splitlines()[0 if is_plink else 1 :]
-    rows = []
-    for number, line in enumerate(filter(str.strip, lines), start=1):
-        found = line.split() if is_plink else line.split("\t")
-        if len(found) <= max(columns) or not found[columns[1]].isdecimal():
-            raise InputError(
-                f"{path} variant {number} is {line!r}; it needs contig, position, id "
-                "and two alleles"
-            )
-        rows.append([found[column] for column in columns])
-    table = np.array(rows, np.str_).reshape(-1, len(columns))
-    return {
-        "variant_contig_name": table[:, 0],
-        "variant_position": table[:, 1].astype(np.int64),
-        "variant_allele": table[:, 3:],
-        "variant_id": table[:, 2],
-    }
+def _assumed(variants: Path) -> tuple[str, str]:
+    """Which allele P counts where neither the files nor the caller say."""
+    if variants.suffix == ".bim":
+        return counted_allele.REFERENCE, "as ADMIXTURE has it"
+    return counted_allele.ALTERNATE, "as exports have it"
 
 
 def make_model(
@@ -194,6 +196,7 @@ def make_model(
     attrs = {
         "method": GIVEN,
         "genome_build": frequencies.genome_build,
+        "counted_allele": frequencies.counted_allele,
         "config": inputs["configuration"],
         "stamp": provenance.digest(inputs),
         "provenance": {"versions": inputs["versions"]},

@@ -1,21 +1,22 @@
 """What a cohort has of a model: one genome build, known strands, variants enough.
 
-Reads the genotypes of the A/T and C/G variants whose strand the frequencies are to
-tell; writes nothing. Invariant: of what is left unsettled, nothing is used.
+Reads genotypes to count alleles: those of the A/T and C/G variants whose strand the
+frequencies are to tell, and those that tell which allele the model counts. Writes
+nothing. Invariant: of what is left unsettled, nothing is used.
 """
 
 import logging
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import genome_build, plan, strands
+from pipeline import counted_allele, genome_build, plan, strands
 from pipeline.alleles import OTHER_STRAND, Orientation
 from pipeline.calls import count_calls
 from pipeline.cohort import Cohort
-from pipeline.config import CHECK, TRUSTED, ApplyConfig
+from pipeline.config import CHECK, GIVEN, TRUSTED, ApplyConfig
 from pipeline.errors import InputError
 from pipeline.match import Match, ModelStore
 from pipeline.quantities import count_things
@@ -24,6 +25,10 @@ logger = logging.getLogger(__name__)
 
 # Variants that tell a cohort's mean ancestry: enough for its third digit.
 _MAX_REFERENCE = 20_000
+# Chunks of people that tell which allele a model counts, where nothing else is counted.
+_MAX_CHUNKS = 4
+
+Mask = npt.NDArray[np.bool_]
 
 
 def check_build(model: ModelStore, cohort: Cohort) -> str:
@@ -68,7 +73,11 @@ def check_overlap(
 
 
 def settle_strands(
-    match: Match, model: ModelStore, cohort: Cohort, config: ApplyConfig
+    match: Match,
+    model: ModelStore,
+    cohort: Cohort,
+    config: ApplyConfig,
+    people: Mask | None = None,
 ) -> Match:
     """Use A/T and C/G variants or leave them out, as `config.strand` says.
 
@@ -82,20 +91,65 @@ def settle_strands(
         The cohort, of which everybody is counted where frequencies decide.
     config
         Strand, and the smallest overlap.
+    people
+        Those who are projected; by default everybody.
 
     Raises
     ------
     InputError
-        If too few variants are left, or the cohort's genotypes cannot be read.
+        If too few variants are left, the cohort's frequencies run against the model's,
+        or its genotypes cannot be read.
     """
-    if config.strand == TRUSTED:
-        match = _trust(match, cohort)
-    elif config.strand == CHECK:
-        asked = variants_to_count(match)
-        if asked.any:
-            match = decide_strands(match, model, asked, _count_alleles(asked, cohort))
+    if people is None:
+        people = np.ones(cohort.n_samples, bool)
+    match = trust_strands(match, cohort, config)
+    asked = variants_to_count(match, config)
+    counted = people if asked.has_ambiguous else _some(people, cohort.sample_chunk)
+    counts = _count_alleles(asked, cohort, counted)
+    check_direction(model, cohort, asked, counts)
+    match = decide_strands(match, model, asked, counts)
     check_used(match, model, cohort, config)
     return match
+
+
+def _some(people: Mask, sample_chunk: int) -> Mask:
+    """Those of a few chunks of people, evenly spaced among the chunks with anybody."""
+    chunk = np.arange(len(people)) // sample_chunk
+    there = np.unique(chunk[people])
+    return people & np.isin(chunk, there[plan.evenly_spaced(len(there), _MAX_CHUNKS)])
+
+
+def check_direction(
+    model: ModelStore, cohort: Cohort, asked: "Asked", counts: "Counted"
+) -> None:
+    """Refuse a cohort whose allele frequencies run against those of the model.
+
+    Raises
+    ------
+    InputError
+        If the model counts the other allele than it says.
+    """
+    alternate, total = (each[: asked.n_reference] for each in counts)
+    variants = asked.variants[: asked.n_reference]
+    p = model.read("variant_population_frequency").T[:, variants]
+    found = counted_allele.correlate(alternate, total, p)
+    if not found.runs_against:
+        return
+    remedy = (
+        "one of the two counts the other allele: check which one is the reference, "
+        "and make it again"
+    )
+    if model.attrs.get("method") == GIVEN:
+        known = model.attrs.get("counted_allele", counted_allele.ALTERNATE)
+        number = counted_allele.NUMBERS[counted_allele.other(known)]
+        remedy = (
+            "its P counts the other allele; make the model again with `streamixture "
+            f"import-model --allele {number}`"
+        )
+    raise InputError(
+        f"{cohort.url}: allele frequencies of {found.n_variants} variants run against "
+        f"those of {model.path} (correlation {-found.against:.2f}); {remedy}"
+    )
 
 
 def check_used(
@@ -118,8 +172,10 @@ def check_used(
         )
 
 
-def _trust(match: Match, cohort: Cohort) -> Match:
-    """Take A/T and C/G variants to be on the strand that they are written on."""
+def trust_strands(match: Match, cohort: Cohort, config: ApplyConfig) -> Match:
+    """Take A/T and C/G variants to be on their written strand, if this is trusted."""
+    if config.strand != TRUSTED:
+        return match
     opposite = match.used & ((match.orientation & Orientation.COMPLEMENTED) > 0)
     if opposite.any():
         logger.warning(
@@ -151,10 +207,14 @@ class Asked(NamedTuple):
     n_reference: int
 
     @property
-    def any(self) -> bool:
-        """Whether there is anything to tell, and enough to tell it by."""
-        n_asked = len(self.variants) - self.n_reference
-        return n_asked > 0 and self.n_reference >= strands.MIN_REFERENCE
+    def has_ambiguous(self) -> bool:
+        """Whether there is a strand to tell, and enough to tell it by."""
+        return len(self.variants) > self.n_reference
+
+    def turned(self, alternate: npt.NDArray[Any], total: npt.NDArray[Any]) -> "Counted":
+        """Counts of the model's alternate alleles from those of the cohort's."""
+        alternate = np.where(self.swapped, total - alternate, alternate)
+        return Counted(alternate.astype(np.float64), total.astype(np.float64))
 
 
 class Counted(NamedTuple):
@@ -164,11 +224,14 @@ class Counted(NamedTuple):
     total: npt.NDArray[np.float64]
 
 
-def variants_to_count(match: Match) -> Asked:
-    """The variants to count for `decide_strands`."""
+def variants_to_count(match: Match, config: ApplyConfig) -> Asked:
+    """The variants to count for `check_direction` and `decide_strands`."""
     reference = np.flatnonzero(match.used)
     reference = reference[plan.evenly_spaced(len(reference), _MAX_REFERENCE)]
-    variants = np.append(reference, np.flatnonzero(match.ambiguous))
+    ambiguous = np.flatnonzero(match.ambiguous)
+    if config.strand != CHECK or len(reference) < strands.MIN_REFERENCE:
+        ambiguous = ambiguous[:0]
+    variants = np.append(reference, ambiguous)
     rows, swapped = match.index[variants], match.swapped[variants]
     return Asked(rows, swapped, variants, len(reference))
 
@@ -177,6 +240,8 @@ def decide_strands(
     match: Match, model: ModelStore, asked: Asked, counted: Counted
 ) -> Match:
     """Tell the strand of A/T and C/G variants by their frequencies, where they do."""
+    if not asked.has_ambiguous:
+        return match
     alternate, total = counted
     reference, ambiguous = np.split(asked.variants, [asked.n_reference])
     called = np.flatnonzero(total[: asked.n_reference])
@@ -200,11 +265,8 @@ def decide_strands(
     )
 
 
-def _count_alleles(asked: Asked, cohort: Cohort) -> Counted:
+def _count_alleles(asked: Asked, cohort: Cohort, people: Mask) -> Counted:
     wanted = np.zeros(cohort.n_variants, bool)
     wanted[asked.rows] = True
-    counts = count_calls(cohort, wanted, np.ones(cohort.n_samples, bool))
-    total = counts.n_alleles[asked.rows]
-    alternate = counts.n_alternate[asked.rows]
-    alternate = np.where(asked.swapped, total - alternate, alternate)
-    return Counted(alternate, total.astype(np.float64))
+    counts = count_calls(cohort, wanted, people)
+    return asked.turned(counts.n_alternate[asked.rows], counts.n_alleles[asked.rows])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from pipeline import genome_build, qc_summary
+from pipeline import counted_allele, genome_build, qc_summary
 from pipeline.config import STRANDS, RunConfig
 from pipeline.launch import on_workers
 from pipeline.location import Location
@@ -150,6 +150,13 @@ def fit(
     default=genome_build.UNKNOWN,
     help="Build of the positions; cohorts on another are refused.",
 )
+@click.option(
+    "--allele",
+    type=click.Choice(counted_allele.CHOICES),
+    help="Allele that FREQUENCIES counts: 1, the alternate (fastmixture2, ADAMIXTURE, "
+    "exports), or 2, the reference (ADMIXTURE). By default what the files say, and 2 "
+    "with a .bim file.",
+)
 @on_workers
 @config_option
 @seed_option
@@ -159,6 +166,7 @@ def import_model(
     variants: Path,
     output: Location,
     genome_build: str,
+    allele: str | None,
     where: Watched,
     config_path: Path | None,
     seed: int | None,
@@ -166,14 +174,20 @@ def import_model(
 ) -> None:
     """Make a model of allele FREQUENCIES, as ADMIXTURE's .P, at VARIANTS.
 
-    VARIANTS is the .bim file that ADMIXTURE read, or PREFIX.variants of an export.
+    VARIANTS is the .bim file that FREQUENCIES were fitted to, or PREFIX.variants of an
+    export. A P of `fastmixture2 --write-info` names its variants itself.
     """
     config = configure(config_path, seed=seed)
     from pipeline import given
 
-    known = given.read_frequencies(frequencies, variants, genome_build)
+    counted = None if allele is None else counted_allele.parse(allele)
+    known = given.read_frequencies(frequencies, variants, genome_build, counted)
     given.make_model(known, output, config, where.cluster(), overwrite=overwrite)
-    click.echo(f"made a model of {frequencies}: {output}")
+    number = counted_allele.NUMBERS[known.counted_allele]
+    click.echo(
+        f"made a model of {frequencies}, as frequencies of allele {number}, the "
+        f"{known.counted_allele}, {known.told_by}: {output}"
+    )
 
 
 @click.command("apply")
@@ -227,12 +241,29 @@ def apply_(
 @click.command()
 @click.argument("store", type=LOCATION)
 @click.argument("prefix", type=LOCATION)
+@click.option(
+    "--allele",
+    type=click.Choice(counted_allele.CHOICES),
+    default=counted_allele.ALTERNATE,
+    show_default=True,
+    help="Allele that PREFIX.K.P counts: 1, the alternate, or 2, the reference, as "
+    "ADMIXTURE's does. PREFIX.variants says which.",
+)
 @overwrite_option
-def export(store: Location, prefix: Location, overwrite: bool) -> None:
-    """Write an ancestry STORE as PREFIX.K.Q, PREFIX.K.P, .samples and .variants."""
+def export(store: Location, prefix: Location, allele: str, overwrite: bool) -> None:
+    """Write an ancestry STORE as PREFIX.K.Q, .K.P, .K.Q_se, .tsv and more.
+
+    PREFIX.K.Q, PREFIX.K.P and PREFIX.K.Q_se (standard errors) are as ADMIXTURE writes
+    them, PREFIX.samples and PREFIX.variants name their lines, and PREFIX.populations
+    their columns where populations have names. PREFIX.tsv is a table for R and pandas:
+    ids, shares, errors, fit check and log-likelihood of everybody.
+    """
     from pipeline import export as stage
 
-    for path in stage.export_admixture(store, prefix, overwrite=overwrite):
+    counted = counted_allele.parse(allele)
+    for path in stage.export_admixture(
+        store, prefix, allele=counted, overwrite=overwrite
+    ):
         click.echo(path)
 
 

@@ -200,7 +200,9 @@ def _scan(
     overlap.check_overlap(match, earlier.model, work.cohort, work.config.apply)
     # It is the cohort that the model was fitted to, as it is now.
     trusting = replace_values(work.config, "apply", strand=TRUSTED).apply
-    match = overlap.settle_strands(match, earlier.model, work.cohort, trusting)
+    read = np.zeros(work.cohort.n_samples, bool)
+    read[people] = True
+    match = overlap.settle_strands(match, earlier.model, work.cohort, trusting, read)
     prepared = scan_people(
         work.cohort,
         blocks,

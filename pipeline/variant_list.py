@@ -3,20 +3,27 @@
 Pure apart from reading the file.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.cohort import Cohort
 from pipeline.errors import InputError
 from pipeline.genome_build import contig_key
 
-# The header of PREFIX.variants, as `streamixture export` writes it.
-COLUMNS = ("contig", "position", "id", "reference", "alternate")
+if TYPE_CHECKING:
+    # It brings xarray, which a model of given frequencies does without.
+    from pipeline.cohort import Cohort
+
+KEYS = ("contig", "position", "id", "reference", "alternate")
+# The header of PREFIX.variants, as `streamixture export` writes it. The last column
+# says whether PREFIX.K.P counts the alternate or the reference allele.
+COLUMNS = (*KEYS, "counted")
 
 _Key = tuple[str, int, str, str]
 
 
-def listed_variants(path: str, cohort: Cohort) -> npt.NDArray[np.bool_]:
+def listed_variants(path: str, cohort: "Cohort") -> npt.NDArray[np.bool_]:
     """True for the variants of a cohort that a file lists.
 
     Parameters
@@ -39,7 +46,7 @@ def listed_variants(path: str, cohort: Cohort) -> npt.NDArray[np.bool_]:
         raise InputError(
             f"qc.variants: {path} cannot be read ({error}); name a list of variants"
         ) from error
-    if lines and tuple(lines[0].split("\t")) == COLUMNS:
+    if lines and tuple(lines[0].split("\t")) in (COLUMNS, KEYS):
         wanted = {
             _parse(line, f"{path} line {n}") for n, line in enumerate(lines[1:], 2)
         }
@@ -56,8 +63,8 @@ def listed_variants(path: str, cohort: Cohort) -> npt.NDArray[np.bool_]:
 
 def _parse(line: str, where: str) -> _Key:
     fields = line.split("\t")
-    if len(fields) == len(COLUMNS) and fields[1].isdecimal():
-        contig, position, _, reference, alternate = fields
+    if len(KEYS) <= len(fields) <= len(COLUMNS) and fields[1].isdecimal():
+        contig, position, _, reference, alternate = fields[: len(KEYS)]
         return contig_key(contig), int(position), reference, alternate
     raise InputError(
         f"{where}: {line!r} is not a contig, a position, an id and two alleles between "
@@ -65,7 +72,7 @@ def _parse(line: str, where: str) -> _Key:
     )
 
 
-def _keys(cohort: Cohort) -> "zip[_Key]":
+def _keys(cohort: "Cohort") -> "zip[_Key]":
     alleles = cohort.alleles
     return zip(
         map(contig_key, cohort.contigs.tolist()),

@@ -252,3 +252,14 @@ def test_project_ancestry__refuses_a_model_that_lacks_a_chunk(
     ds = sgkit.load_dataset(helpers.write_cohort(tmp_path / "c.vcz", data["calls"]))
     with pytest.raises(InputError, match="array variant_population_frequency is abs"):
         project_ancestry(ds, model)
+
+
+@pytest.mark.parametrize("strand", ["check", "drop"])
+def test_project__refuses_calls_of_the_other_allele(
+    folder: Path, data: dict[str, np.ndarray], strand: str, tmp_path: Path
+):
+    calls = np.where(data["calls"] < 0, -1, 1 - data["calls"])
+    helpers.write_cohort(tmp_path / "cohort.vcz", calls, chunks=(90, 25))
+    ds = project(load(tmp_path), folder / "model.zarr", strand=strand)
+    with pytest.raises(InputError, match=r"run against those of .*--allele 2`"):
+        ds["sample_ancestry_proportion"].compute()

@@ -44,15 +44,16 @@ def test_export_admixture__writes_rows_in_order(tmp_path: Path) -> None:
         "cohort.v1.2.P",
         "cohort.v1.samples",
         "cohort.v1.variants",
+        "cohort.v1.tsv",
     ]
-    shares, frequencies, samples, variants = (f.read_text("utf-8") for f in files)
+    shares, frequencies, samples, variants = (f.read_text("utf-8") for f in files[:4])
     assert shares == "0.250000 0.750000\n0.000010 0.999990\n1.000000 0.000000\n"
     assert frequencies == "0.100000 0.900000\n0.000001 0.123457\n"
     assert samples == "é 0\né 1\né 2\n"
     assert variants == (
-        "contig\tposition\tid\treference\talternate\n"
-        "chr1\t1000\t.\tA\tCTT\n"
-        "chr2\t2000\trs1\tA\tCTT\n"
+        "contig\tposition\tid\treference\talternate\tcounted\n"
+        "chr1\t1000\t.\tA\tCTT\talternate\n"
+        "chr2\t2000\trs1\tA\tCTT\talternate\n"
     )
     assert sorted(tmp_path.iterdir()) == sorted([ancestry, *files])
 
@@ -65,8 +66,17 @@ def test_export_admixture__names_of_populations(tmp_path: Path) -> None:
     assert [file.name for file in files[3:]] == [
         "cohort.variants",
         "cohort.populations",
+        "cohort.tsv",
     ]
     assert files[4].read_text("utf-8") == "Yorùbá\nb\n"
+
+
+def test_export_admixture__of_the_allele_that_admixture_counts(tmp_path: Path) -> None:
+    ancestry = write_ancestry(tmp_path / "ancestry.zarr")
+    files = export.export_admixture(ancestry, tmp_path / "q", allele="reference")
+    assert files[1].read_text() == "0.900000 0.100000\n0.999999 0.876543\n"
+    lines = files[3].read_text().splitlines()
+    assert [line.split("\t")[5] for line in lines[1:]] == ["reference"] * 2
 
 
 def test_export_admixture__k_1_and_one_row(tmp_path: Path) -> None:
@@ -116,7 +126,7 @@ def test_export_admixture__is_silent_where_all_have_calls(
     assert not caplog.messages
 
 
-@pytest.mark.parametrize("ending", ["2.Q", "2.P", "samples", "variants"])
+@pytest.mark.parametrize("ending", ["2.Q", "2.P", "samples", "variants", "tsv"])
 def test_export_admixture__refuses_existing_file(tmp_path: Path, ending: str) -> None:
     ancestry = write_ancestry(tmp_path / "ancestry.zarr")
     earlier = tmp_path / f"cohort.{ending}"

@@ -355,3 +355,32 @@ def test_project__resumed_after_it_was_finished_reports_the_same(world, tmp_path
         world.model, source, output, config(), workers(), resume=True
     )
     assert again == counts
+
+
+def flipped(written: Written) -> Written:
+    """The other allele counted, though the alleles are written as before."""
+    calls = np.where(written.calls < 0, -1, 1 - written.calls)
+    return written._replace(calls=calls)
+
+
+@pytest.mark.parametrize("strand", ["check", "trusted", "drop"])
+def test_project__of_the_other_allele_is_refused(world, tmp_path, strand):
+    message = (
+        r"cohort\.vcz: allele frequencies of \d+ variants run against those of .*"
+        r"model\.zarr \(correlation -(0\.9\d|1\.00)\); .*import-model --allele 2`"
+    )
+    with pytest.raises(InputError, match=message):
+        project(world, flipped(world.written), tmp_path, strand=strand)
+    assert [path.name for path in tmp_path.iterdir()] == ["cohort.vcz"]
+
+
+@pytest.mark.parametrize("person", [0, 17, 250])
+def test_project__one_person_tells_which_allele_is_counted(world, person, tmp_path):
+    written = world.written
+    alone = written._replace(
+        calls=written.calls[:, [person]], people=written.people[[person]]
+    )
+    found, _ = project(world, alone, tmp_path / "right", strand="drop")
+    assert found.shape("sample_id") == (1,)
+    with pytest.raises(InputError, match="run against those of"):
+        project(world, flipped(alone), tmp_path / "wrong", strand="drop")
