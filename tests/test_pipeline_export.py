@@ -115,7 +115,7 @@ def test_export_admixture__counts_people_without_calls(
         file = export.export_admixture(ancestry, tmp_path / "cohort")[0]
     assert file.read_text().splitlines()[1] == "nan nan"
     assert len(caplog.messages) == 1
-    assert caplog.messages[0].startswith("1 people have no called genotype")
+    assert caplog.messages[0].startswith("1 person has no called genotype")
     assert "é" not in caplog.text
 
 
