@@ -4,8 +4,8 @@
 brings the results of a run up to date, and the stages are commands of their own
 (`stage_commands`).
 
-Holds no logic, and imports the stages when a command is called: worker processes
-import this module again before their device is set, so jax must not come with it.
+Holds no logic, and imports the stages when a command is called: bad usage and `--help`
+need not wait for jax.
 """
 
 from pathlib import Path

@@ -1,7 +1,4 @@
-"""Where the `streamixture` command begins: with stop signals, and then everything else.
-
-Worker processes import this module again before their device is set, and it alone.
-"""
+"""Where the `streamixture` command begins: with stop signals, before anything slow."""
 
 from pipeline import stopping
 

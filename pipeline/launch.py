@@ -1,7 +1,7 @@
 """How a command starts and ends: on which workers, and with one line where it fails.
 
-Worker processes import this again before their device is set, so the cluster, and what
-imports jax, is imported when a command is called.
+The cluster, and what imports jax, is imported when a command is called: bad usage and
+`--help` need not wait for it.
 """
 
 import contextlib

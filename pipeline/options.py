@@ -1,7 +1,6 @@
 """The options that several commands of `streamixture` share, and what they set.
 
-Imports no stage: worker processes import the commands again before their device is
-set, so jax must not come with them.
+Imports no stage: bad usage and `--help` need not wait for jax.
 """
 
 from collections.abc import Callable

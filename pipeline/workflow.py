@@ -1,8 +1,7 @@
 """Ancestry in Python, in sgkit's manner: functions from Dataset to Dataset.
 
-Imports what does the work when a function is called: worker processes import a
-script's main module again, and this with it, before their device is set, so jax must
-not come with it.
+Imports what does the work when a function is called, so that the command, which imports
+this with the package, need not wait for jax before it takes stop signals.
 """
 
 from __future__ import annotations
@@ -44,8 +43,8 @@ def estimate_ancestry(
     written to a scratch store once, from which the workers stream them; a cohort that
     is a store already needs no copy with ``streamixture run``.
 
-    A script that calls this without a client needs ``if __name__ == "__main__":``
-    around the call, as all do that start processes.
+    Workers that are started here do not run the script that calls this, so it needs no
+    ``if __name__ == "__main__":`` for them.
 
     Parameters
     ----------
