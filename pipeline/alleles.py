@@ -14,6 +14,9 @@ from typing import NamedTuple
 UNOBSERVED = frozenset(["", ".", "0"])
 """How VCF, PLINK and VCF Zarr write an allele that nobody in the cohort carries."""
 
+PLACEHOLDERS = frozenset(["<NON_REF>", "<*>", "*"])
+"""Alternates that stand for no allele: of gVCF, and for a deletion begun before."""
+
 _COMPLEMENT = {"A": "T", "C": "G", "G": "C", "T": "A", "": ""}
 
 Pair = tuple[str, str]
@@ -58,10 +61,10 @@ class Relation(NamedTuple):
 def normalise(allele: str) -> str:
     """An allele in upper case, and '' for one that nobody carries.
 
-    >>> normalise("acG"), normalise("0"), normalise("<del>")
-    ('ACG', '', '<DEL>')
+    >>> normalise("acG"), normalise("0"), normalise("<del>"), normalise("<NON_REF>")
+    ('ACG', '', '<DEL>', '')
     """
-    return "" if allele in UNOBSERVED else allele.upper()
+    return "" if allele in UNOBSERVED | PLACEHOLDERS else allele.upper()
 
 
 @lru_cache(maxsize=65_536)

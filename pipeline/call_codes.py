@@ -124,6 +124,37 @@ def codes_of(values: npt.NDArray[Any]) -> Codes:
     return codes_of_pairs(allele_pairs(values))
 
 
+def without_placeholders(
+    calls: npt.NDArray[Any], slots: npt.NDArray[np.int8]
+) -> npt.NDArray[Any]:
+    """Calls of biallelic variants, of which some list alleles that stand for none.
+
+    Parameters
+    ----------
+    calls
+        A part of call_genotype, or of call_dosage, which stays as it is.
+    slots
+        Number of the alternate allele of each variant, 0 where there is none, and -1
+        where all calls are as they should be. It becomes 1, and a call that names
+        another one is missing.
+
+    >>> calls = np.array([[[0, 2], [1, 0]], [[0, 1], [1, 1]]], np.int8)
+    >>> without_placeholders(calls, np.array([2, -1], np.int8)).tolist()
+    [[[0, 1], [-1, -1]], [[0, 1], [1, 1]]]
+    """
+    rows = np.flatnonzero(slots >= 0)
+    if calls.dtype.kind == "f" or not rows.size:
+        return calls
+    told = calls[rows]
+    alternate = slots[rows, np.newaxis, np.newaxis]
+    others = ((told > 0) & (told != alternate)).any(axis=2)
+    told = np.minimum(told, 1)
+    told[others] = -1
+    changed = calls.copy()
+    changed[rows] = told
+    return changed
+
+
 def missing_code(codes: Codes) -> int:
     """Code of a missing call among calls, or among dosages."""
     return DOSAGES.missing if _are_dosages(codes) else MISSING_CALL

@@ -210,7 +210,9 @@ def dosage(cohort: "Cohort", variants: Mask, samples: Mask) -> da.Array:
     blocks = [
         [
             da.from_delayed(
-                read(cohort.url, row, column), (len(row), len(column)), np.int8
+                read(cohort.url, row, column, cohort.slots_of(row.positions)),
+                (len(row), len(column)),
+                np.int8,
             )
             for column in columns
         ]
@@ -225,6 +227,7 @@ class _CountTask(NamedTuple):
     url: str
     variants: MaskPart
     people: tuple[MaskPart, ...]
+    slots: npt.NDArray[np.int8] | None
 
 
 class _Counted(NamedTuple):
@@ -246,7 +249,8 @@ def _count_tasks(
     per_task = max(min(wanted, _MAX_TASK_CHUNKS), 1)
     for row in rows:
         for start in range(0, len(columns), per_task):
-            yield _CountTask(cohort.url, row, tuple(columns[start : start + per_task]))
+            people = tuple(columns[start : start + per_task])
+            yield _CountTask(cohort.url, row, people, cohort.slots_of(row.positions))
 
 
 def _count_part(task: _CountTask) -> _Counted:
@@ -261,6 +265,8 @@ def _count_part(task: _CountTask) -> _Counted:
             task.url, task.variants.bounds, bounds, chunk if fits else None
         )
         calls = chunk[:, people.within][task.variants.within]
+        if task.slots is not None:
+            calls = call_codes.without_placeholders(calls, task.slots)
         by_sample.append(np.zeros(calls.shape[1], dtype=np.int64))
         n_elements = max(_TILE_CALLS // max(calls.shape[1], 1) // VARIANTS_PER_BYTE, 1)
         step = n_elements * VARIANTS_PER_BYTE
@@ -311,7 +317,12 @@ def _count_dosages(codes: packing.Codes, counts: Integers) -> Integers:
 
 
 def _read_dosage(
-    url: str, variants: MaskPart, people: MaskPart
+    url: str,
+    variants: MaskPart,
+    people: MaskPart,
+    slots: npt.NDArray[np.int8] | None,
 ) -> npt.NDArray[np.int8]:
-    calls = decode.read_calls(url, variants.bounds, people.bounds)
-    return call_codes.nearest_of(calls[variants.within], people.within)
+    calls = decode.read_calls(url, variants.bounds, people.bounds)[variants.within]
+    if slots is not None:
+        calls = call_codes.without_placeholders(calls, slots)
+    return call_codes.nearest_of(calls, people.within)

@@ -46,6 +46,9 @@ def lay_out_candidates(cohort: "Cohort", path: Location, variants: Mask) -> Stor
     blocks = plan.plan_blocks(cohort.n_samples, len(index), cohort.sample_chunk)
     store = Store.create(path, prepared.KIND)
     store.write("variant_index", schema.PREPARED["variant_index"], index)
+    slots = cohort.slots_of(index)
+    if slots is not None:
+        store.write(schema.ALTERNATE_SLOT, schema.PREPARED_SLOT, slots)
     shape = (cohort.n_samples, packed_width(len(index)))
     chunks = (len(blocks[0]), packed_width(cohort.variant_chunk))
     spec = schema.packed_calls(GENOTYPES.dtype.name)

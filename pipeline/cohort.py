@@ -5,6 +5,7 @@ dask array. Writes nothing. Invariant: a `Cohort` that exists has calls of at mo
 alleles, or dosages, unique sample ids and arrays whose shapes agree.
 """
 
+import functools
 import hashlib
 import json
 import re
@@ -23,20 +24,38 @@ from pipeline import (
     schema,
     zarr_files,
 )
+from pipeline.alleles import PLACEHOLDERS, UNOBSERVED
 from pipeline.errors import InputError
 from pipeline.location import Location, files_below, locate
 
-# VCF writes '.' and PLINK '0' for an allele that nobody carries.
-_UNOBSERVED = {"", ".", "0", b"", b".", b"0"}
 _SLAB = 100_000
 _CHUNK_KEY = re.compile(r"\d+([./]\d+)*")
 
 
 class Alleles(NamedTuple):
-    """Reference and first alternate allele of every variant, '' where there is none."""
+    """Reference and alternate allele of every variant, '' where there is none.
+
+    Of a multiallelic variant the first alternate; never one that stands for no allele,
+    such as <NON_REF>.
+    """
 
     reference: npt.NDArray[np.str_]
     alternate: npt.NDArray[np.str_]
+
+
+class _Slots(NamedTuple):
+    biallelic: npt.NDArray[np.bool_]
+    alternate: npt.NDArray[np.int8]
+
+
+_UNUSED, _ALLELE, _PLACEHOLDER = range(3)
+
+
+def _kind(value: str | bytes) -> int:
+    name = value.decode() if isinstance(value, bytes) else value
+    if name in UNOBSERVED:
+        return _UNUSED
+    return _PLACEHOLDER if name in PLACEHOLDERS else _ALLELE
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +138,17 @@ class Cohort:
         reference = _text(allele[:, 0].values)
         if allele.shape[1] == 1:
             return Alleles(reference, np.full_like(reference, ""))
-        return Alleles(reference, _text(allele[:, 1].values))
+        alternate = _text(allele[:, 1].values)
+        slots = self.alternate_slots
+        if slots is not None:
+            alternate[slots == 0] = ""
+            for slot in range(2, allele.shape[1]):
+                rows = np.flatnonzero(slots == slot)
+                if rows.size:
+                    found = _text(allele[rows, slot].values)
+                    alternate = alternate.astype(max(alternate.dtype, found.dtype))
+                    alternate[rows] = found
+        return Alleles(reference, alternate)
 
     @property
     def variant_ids(self) -> npt.NDArray[np.str_]:
@@ -153,16 +182,49 @@ class Cohort:
     def biallelic_mask(self) -> npt.NDArray[np.bool_]:
         """True for variants with at most one alternate allele.
 
-        Allele slots beyond the second must be unobserved ('', '.' or PLINK's '0').
-        A monomorphic variant, whose only alternate allele is unobserved, is True.
+        Other allele slots must be unobserved ('', '.' or PLINK's '0') or stand for no
+        allele (`alleles.PLACEHOLDERS`); the calls tell whether anybody carries one of
+        these. A monomorphic variant, whose only alternate allele is unobserved, is
+        True.
         """
-        mask = np.ones(self.n_variants, dtype=np.bool_)
-        for start in range(0, self.n_variants, _SLAB):
+        return self._slots.biallelic
+
+    @property
+    def alternate_slots(self) -> npt.NDArray[np.int8] | None:
+        """Number of the alternate allele, where others stand for no allele.
+
+        0 where there is no alternate allele, and -1 where no allele is a placeholder;
+        None if that is so of all biallelic variants.
+        """
+        slots = self._slots.alternate
+        return slots if (slots >= 0).any() else None
+
+    def slots_of(
+        self, index: slice | npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.int8] | None:
+        """`alternate_slots` of some variants; None if it is so of all of them."""
+        slots = self._slots.alternate[index]
+        return slots if (slots >= 0).any() else None
+
+    @functools.cached_property
+    def _slots(self) -> "_Slots":
+        biallelic = np.ones(self.n_variants, dtype=np.bool_)
+        alternate = np.full(self.n_variants, -1, np.int8)
+        allele = self.dataset["variant_allele"]
+        starts = range(0, self.n_variants if allele.shape[1] > 1 else 0, _SLAB)
+        for start in starts:
             slab = slice(start, start + _SLAB)
-            surplus = self.dataset["variant_allele"][slab, 2:].values
-            observed = [value not in _UNOBSERVED for value in surplus.ravel()]
-            mask[slab] = ~np.reshape(observed, surplus.shape).any(axis=1)
-        return mask
+            values = allele[slab, 1:].values
+            kinds = np.array([_kind(value) for value in values.ravel().tolist()])
+            kinds = kinds.reshape(values.shape)
+            observed = kinds == _ALLELE
+            has_placeholder = (kinds == _PLACEHOLDER).any(axis=1)
+            # Unobserved alleles come last, unless something is wrong with them.
+            in_place = ~observed[:, 1:].any(axis=1) | has_placeholder
+            biallelic[slab] = in_place & (observed.sum(axis=1) <= 1)
+            slot = np.where(observed.any(axis=1), 1 + observed.argmax(axis=1), 0)
+            alternate[slab] = np.where(biallelic[slab] & has_placeholder, slot, -1)
+        return _Slots(biallelic, alternate)
 
     def fingerprint(self) -> str:
         """SHA-256 of what the cohort holds, in hexadecimal.

@@ -40,6 +40,11 @@ class QCConfig:
         Whether X is used too, with the ploidy that the calls have, and not the
         autosomes alone; Y and mitochondria never are. Where `enabled` is False every
         contig is used.
+    autosomes
+        Number of the last autosome, where contigs have numbers; the four after it are
+        X, Y, what these share, and mitochondria, as PLINK numbers them. 0 takes 23 to
+        26 for those of man, unless X, Y or mitochondria have names, or there are
+        higher numbers: then all numbers are autosomes.
     min_variant_call_rate, min_sample_call_rate
         Smallest fraction of called genotypes, in [0, 1].
     min_maf
@@ -69,6 +74,7 @@ class QCConfig:
 
     enabled: bool = True
     include_x: bool = False
+    autosomes: int = 0
     min_variant_call_rate: float = 0.95
     min_sample_call_rate: float = 0.9
     min_maf: float = 0.05
@@ -96,6 +102,10 @@ class QCConfig:
             self.relatives in RELATIVES,
             f"qc.relatives is {self.relatives!r}; it must be one of "
             f"{', '.join(RELATIVES)}",
+        )
+        require(
+            self.autosomes >= 0,
+            f"qc.autosomes is {self.autosomes}; it must be at least 0",
         )
         for name in ("ld_window_bp", "ld_max_samples"):
             value = getattr(self, name)

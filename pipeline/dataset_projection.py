@@ -143,7 +143,7 @@ def project(
     dims = {k: v.dims for k, v in cohort.variables.items() if k != calls_name}
     match = dask.delayed(_match)(keys, dims, dict(cohort.attrs), model, config)
     asked = dask.delayed(overlap.variants_to_count)(match, config)
-    rows = dask.delayed(_rows_to_count)(asked)
+    rows = dask.delayed(_columns_to_count)(asked)
     count = dask.delayed(projection_tasks.count_alleles)
     decides = config.strand == CHECK and given.may_be_ambiguous
     # Where no strand is to be told, some people tell which allele the model counts.
@@ -237,8 +237,8 @@ def _match(
     return overlap.trust_strands(match, cohort, config)
 
 
-def _rows_to_count(asked: overlap.Asked) -> npt.NDArray[np.int64]:
-    return asked.rows
+def _columns_to_count(asked: overlap.Asked) -> Columns:
+    return Columns(asked.rows, asked.swapped, asked.slots)
 
 
 def _settle(

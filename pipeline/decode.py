@@ -30,7 +30,7 @@ from pipeline.errors import InputError
 from pipeline.location import Location
 from pipeline.plan import Rows
 from pipeline.prepared import open_store
-from pipeline.schema import BLOCK_COUNTS
+from pipeline.schema import ALTERNATE_SLOT, BLOCK_COUNTS
 
 # Calls unpacked at a time, one byte each, or two if they are dosages: they stay in
 # cache, where mapping new memory for more would take most of the time.
@@ -52,10 +52,14 @@ class Columns:
     swapped
         True where the cohort's reference and alternate allele are the other way
         round, so that reference alleles are counted.
+    slots
+        Number of the alternate allele where others stand for no allele, as
+        `call_codes.without_placeholders` takes them; None if none does.
     """
 
     index: npt.NDArray[np.int64]
     swapped: npt.NDArray[np.bool_]
+    slots: npt.NDArray[np.int8] | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -137,6 +141,12 @@ def decode_rows(
         part = slice(start, min(start + window, len(columns)))
         index = columns.index[part]
         calls = _gather(reader, index)
+        if columns.slots is not None:
+            written = calls[: part.stop - part.start]
+            told = call_codes.without_placeholders(written, columns.slots[part])
+            if told is not written:
+                calls = calls.copy()
+                calls[: len(told)] = told
         swapped = np.flatnonzero(columns.swapped[part])
         elements = None
         if encoding is GENOTYPES and not swapped.size:
@@ -277,7 +287,8 @@ def decode_block(task: BlockTask) -> Encoding | None:
     swapped = np.zeros(len(index), bool)
     if "variant_swapped" in store:
         swapped = store.read("variant_swapped")
-    columns = Columns(index, swapped)
+    slots = store.read(ALTERNATE_SLOT) if ALTERNATE_SLOT in store else None
+    columns = Columns(index, swapped, slots)
     counts = None
     if BLOCK_COUNTS in store:
         counts = np.empty((len(index), 3), store.dtype(BLOCK_COUNTS))

@@ -7,6 +7,7 @@ passed, no two variants have contig, position and alleles in common.
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.alleles import PLACEHOLDERS
 from pipeline.cohort import Cohort
 from pipeline.errors import InputError
 
@@ -34,13 +35,14 @@ def check_distinct(cohort: Cohort) -> None:
     for start in range(0, len(rows), _SLAB):
         slab = rows[start : start + _SLAB]
         alleles = cohort.dataset["variant_allele"][slab].values.astype(str)
-        for row, found in zip(slab.tolist(), alleles.tolist(), strict=True):
+        for row, listed in zip(slab.tolist(), alleles.tolist(), strict=True):
             place = (int(contig[row]), int(position[row]))
-            first = seen.setdefault((*place, tuple(sorted(filter(None, found)))), row)
+            found = [each for each in listed if each and each not in PLACEHOLDERS]
+            first = seen.setdefault((*place, tuple(sorted(found))), row)
             if first != row:
                 raise InputError(
                     f"{cohort.url}: variants {first} and {row} are both "
-                    f"{cohort.contigs[row]}:{place[1]}:{':'.join(filter(None, found))};"
+                    f"{cohort.contigs[row]}:{place[1]}:{':'.join(found)};"
                     " keep one of them (plink2 --rm-dup, or bcftools norm -d exact)"
                 )
 

@@ -33,6 +33,12 @@ def variant_keys(
     }
 
 
+def columns_of(cohort: Cohort, index: npt.NDArray[np.int64]) -> decode.Columns:
+    """Columns of some of a cohort's variants, as they are written."""
+    slots = cohort.slots_of(index)
+    return decode.Columns(index, np.zeros(len(index), bool), slots)
+
+
 def lay_out(
     cohort: Cohort,
     path: Location,
@@ -53,6 +59,8 @@ def lay_out(
         schema.PREPARED,
         {**keys, "variant_index": columns.index, "sample_id": cohort.sample_ids},
     )
+    if columns.slots is not None:
+        store.write(schema.ALTERNATE_SLOT, schema.PREPARED_SLOT, columns.slots)
     if columns.swapped.any():
         store.write("variant_swapped", schema.PREPARED_SWAPPED, columns.swapped)
     if "sample_population" in cohort.dataset:

@@ -2,8 +2,8 @@
 
 Reads PREFIX.pgen with PREFIX.pvar (or .pvar.zst, or .bim) and PREFIX.psam (or .fam);
 writes the hard calls, or the dosages, as VCF Zarr. Invariant: variants with several
-alternate alleles are left out and counted, and all others are stored in the order of
-the files.
+alternate alleles are left out and counted, unless all but one of these stand for none,
+and all others are stored in the order of the files.
 """
 
 import functools
@@ -93,7 +93,9 @@ def ingest(
     for other in source.others:
         source_people.check_beside(people, other)
     found = variant_tables.read_variants(variants_table)
-    fileset = _fileset(pgen, found, variants_table, people)
+    # The dosages of several alternates are not read.
+    wanted = found.n_alleles == 2 if config.dosages else found.biallelic_mask
+    fileset = _fileset(pgen, found, wanted, variants_table, people)
     calls = vcf_zarr.DOSAGE if config.dosages else vcf_zarr.GENOTYPE
     n_variants, n_people = chunk_sizes(fileset.n_samples)
     store = folder / "store"
@@ -112,14 +114,18 @@ def ingest(
 
 
 def _fileset(
-    pgen: Path, found: variant_tables.Variants, table: Path, people: People
+    pgen: Path,
+    found: variant_tables.Variants,
+    wanted: npt.NDArray[np.bool_],
+    table: Path,
+    people: People,
 ) -> _Fileset:
     """The genotypes, once it is known that the tables fit them."""
     header = pgen_file.read_header(pgen)
     sizes = (table, len(found)), (people.table, len(people))
     pgen_file.check_sizes(pgen, header, *sizes)
-    n_alleles = np.array(found.n_alleles, np.uintp)
-    rows = np.flatnonzero(n_alleles == 2).astype(np.uint32)
+    n_alleles = found.n_alleles
+    rows = np.flatnonzero(wanted).astype(np.uint32)
     if rows.size == 0:
         raise InputError(
             f"{table} has no biallelic variants; there is nothing to import"
@@ -188,6 +194,8 @@ def _write_rows(
             read: npt.NDArray[Any]
             if calls == vcf_zarr.DOSAGE:
                 read = _read_dosages(reader, wanted, fileset.n_samples)
+            elif (np.diff(fileset.allele_offsets)[wanted] > 2).any():
+                read = _read_alleles(reader, wanted, fileset.n_samples)
             else:
                 counts = np.empty((len(wanted), fileset.n_samples), np.int8)
                 reader.read_list(wanted, counts)
@@ -199,6 +207,15 @@ def _write_rows(
             values[begin : begin + window] = read
     vcf_zarr.write_rows(folder / "store", calls, start, values)
     (folder / f"dosages_{number}").write_text(json.dumps(counted.tolist()))
+
+
+def _read_alleles(
+    reader: pgenlib.PgenReader, rows: npt.NDArray[np.uint32], n_samples: int
+) -> npt.NDArray[np.int8]:
+    """Allele numbers, where a variant lists more than one alternate."""
+    alleles = np.empty((len(rows), 2 * n_samples), np.int32)
+    reader.read_alleles_list(rows, alleles)
+    return np.maximum(alleles, -1).astype(np.int8).reshape(len(rows), n_samples, 2)
 
 
 def _read_dosages(

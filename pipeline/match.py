@@ -6,7 +6,7 @@ or of which nothing tells how to count it, is missing in everybody, never filled
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -113,12 +113,15 @@ class Match:
         A/T and C/G variants that are there, of which nothing tells the strand.
     n_decided
         Variants that were ambiguous before the frequencies were looked at.
+    slots
+        As `Columns` has them.
     """
 
     index: Integers
     orientation: npt.NDArray[np.uint8]
     ambiguous: npt.NDArray[np.bool_]
     n_decided: int = 0
+    slots: npt.NDArray[np.int8] | None = None
 
     @property
     def used(self) -> npt.NDArray[np.bool_]:
@@ -134,7 +137,7 @@ class Match:
     def columns(self) -> Columns:
         """Where the genotypes of each variant come from."""
         index = np.where(self.used, self.index, -1)
-        return Columns(index, self.swapped & self.used)
+        return Columns(index, self.swapped & self.used, self.slots)
 
     @property
     def counts(self) -> MatchCounts:
@@ -182,7 +185,8 @@ def match_variants(model: ModelStore, cohort: Cohort) -> Match:
         for variant in candidates:
             found.offer(variant, row, pairs[variant], pair)
     found.check(cohort)
-    return found.match()
+    match = found.match()
+    return replace(match, slots=cohort.slots_of(match.index))
 
 
 class _Search:

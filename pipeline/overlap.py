@@ -199,12 +199,15 @@ class Asked(NamedTuple):
         Their positions in the model, those of known strand first.
     n_reference
         How many of these there are.
+    slots
+        As `decode.Columns` has them.
     """
 
     rows: npt.NDArray[np.int64]
     swapped: npt.NDArray[np.bool_]
     variants: npt.NDArray[np.intp]
     n_reference: int
+    slots: npt.NDArray[np.int8] | None = None
 
     @property
     def has_ambiguous(self) -> bool:
@@ -233,7 +236,8 @@ def variants_to_count(match: Match, config: ApplyConfig) -> Asked:
         ambiguous = ambiguous[:0]
     variants = np.append(reference, ambiguous)
     rows, swapped = match.index[variants], match.swapped[variants]
-    return Asked(rows, swapped, variants, len(reference))
+    slots = None if match.slots is None else match.slots[variants]
+    return Asked(rows, swapped, variants, len(reference), slots)
 
 
 def decide_strands(

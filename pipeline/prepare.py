@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import block_counts, candidates, decode, prepared, qc, schema
+from pipeline import block_counts, candidates, prepared, qc, schema
 from pipeline.candidates import Candidates
 from pipeline.cohort import Cohort
 from pipeline.config import QCConfig
-from pipeline.filling import fill, lay_out, plan_store_blocks, variant_keys
+from pipeline.filling import columns_of, fill, lay_out, plan_store_blocks, variant_keys
 from pipeline.location import Location, delete_tree
 from pipeline.progress import track
 from pipeline.relatedness import Relatives
@@ -139,7 +139,7 @@ def _prepare_all(
 def _lay_out_biallelic(cohort: Cohort, path: Location) -> Store:
     """Lay out a store of all variants that could be kept, before any is counted."""
     index = np.flatnonzero(qc.biallelic_variants(cohort))
-    columns = decode.Columns(index, np.zeros(len(index), bool))
+    columns = columns_of(cohort, index)
     store = lay_out(cohort, path, columns, variant_keys(cohort, index))
     block_counts.lay_out_counts(store, plan_store_blocks(cohort, store))
     return store
@@ -172,7 +172,7 @@ def _lay_out_checked(
     with track("quality control"):
         result = qc.quality_control(cohort, config, packed)
     index = np.flatnonzero(result.variant_mask)
-    columns = decode.Columns(index, np.zeros(len(index), bool))
+    columns = columns_of(cohort, index)
     keys = variant_keys(cohort, index)
     store = lay_out(cohort, path, columns, keys, result.encoding)
     _describe(cohort, store, index, result, attrs)

@@ -85,24 +85,26 @@ def take_piece(calls: npt.NDArray[Any], block: Block, columns: Columns) -> Piece
     """
     here = _inside(columns.index, block.variant, len(calls))
     rows = columns.index[here]
-    codes = _codes(calls, block, rows)
+    slots = None if columns.slots is None else columns.slots[here]
+    codes = _codes(calls, block, rows, slots)
     swapped = columns.swapped[here]
     codes[swapped] = call_codes.swap_alleles(codes[swapped])
     return Piece(here, codes)
 
 
 def count_alleles(
-    calls: npt.NDArray[Any], block: Block, rows: npt.NDArray[np.int64]
+    calls: npt.NDArray[Any], block: Block, columns: Columns
 ) -> npt.NDArray[np.float64]:
     """Alternate and observed alleles at some rows of a Dataset; 0 where not here.
 
     Returns
     -------
-    Shape (2, rows).
+    Shape (2, rows), as the Dataset writes its alleles.
     """
-    counts = np.zeros((2, len(rows)))
-    here = _inside(rows, block.variant, len(calls))
-    codes = _codes(calls, block, rows[here])
+    counts = np.zeros((2, len(columns)))
+    here = _inside(columns.index, block.variant, len(calls))
+    slots = None if columns.slots is None else columns.slots[here]
+    codes = _codes(calls, block, columns.index[here], slots)
     wide = CALLS if codes.dtype == CALLS.code_dtype else DOSAGES
     alternate, observed = decode_alleles(codes, wide)
     counts[:, here] = alternate.sum(axis=1), observed.sum(axis=1)
@@ -113,8 +115,16 @@ def _inside(rows: npt.NDArray[np.int64], start: int, n: int) -> npt.NDArray[np.i
     return np.flatnonzero((rows >= start) & (rows < start + n))
 
 
-def _codes(calls: npt.NDArray[Any], block: Block, rows: npt.NDArray[np.int64]) -> Codes:
-    codes = call_codes.codes_of(calls[rows - block.variant])
+def _codes(
+    calls: npt.NDArray[Any],
+    block: Block,
+    rows: npt.NDArray[np.int64],
+    slots: npt.NDArray[np.int8] | None,
+) -> Codes:
+    chosen = calls[rows - block.variant]
+    if slots is not None:
+        chosen = call_codes.without_placeholders(chosen, slots)
+    codes = call_codes.codes_of(chosen)
     invalid = call_codes.find_invalid(codes)
     if invalid.size:
         raise InputError(

@@ -7,6 +7,8 @@ disequilibrium. Invariant: the masks depend on the genotypes and the settings, n
 chunks or workers.
 """
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +19,7 @@ import xarray as xr
 from estimator.packing import Encoding
 from pipeline import calls, contigs, linkage, pruning, regions, relatedness
 from pipeline.calls import CallCounts, CallSource, CohortCalls, Fractions, Mask
+from pipeline.carried import carried_placeholders
 from pipeline.cohort import Cohort
 from pipeline.config import AUTO, AUTO_RELATIVES, IGNORE, PROJECT, QCConfig
 from pipeline.errors import InputError
@@ -26,14 +29,22 @@ from pipeline.variant_list import listed_variants
 Axis = Literal["variants", "samples"]
 
 _SETTINGS = {
-    "autosomal": "set qc.include_x, or rename the contigs",
+    "biallelic": "split multiallelic sites when writing the cohort",
+    "autosomal": "set qc.autosomes or qc.include_x",
+    "listed": "name another list in qc.variants",
     "excluded_regions": "set qc.exclude_regions otherwise",
+    "called": "check how the cohort was converted",
     "variant_call_rate": "lower qc.min_variant_call_rate",
     "sample_call_rate": "lower qc.min_sample_call_rate",
+    "relatives": 'set qc.relatives to "report"',
     "minor_allele_frequency": "lower qc.min_maf",
     "hardy_weinberg": "lower qc.min_hwe_p",
 }
 _HWE_CHUNK = 10_000
+# Contigs that a line names.
+_MAX_LISTED = 20
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -125,6 +136,7 @@ def quality_control(
         return keep_called(cohort, counts)
     runs = _sorted_contigs(cohort) if config.max_ld_r2 < 1 else None
     filters = _filter_places(cohort, config)
+    _log_other_contigs(cohort, config)
     counts = of_everyone = source.count(filters.variants, everyone)
     filters.keep_variants("called", counts.n_called > 0)
     called = filters.variants
@@ -145,7 +157,7 @@ def quality_control(
     counts = counts - source.count(called, passed & ~filters.samples)
     _filter_frequencies(filters, counts, config)
     _filter_linkage(filters, source, counts, config, runs, unrelated)
-    return QCResult(
+    result = QCResult(
         variant_mask=filters.variants,
         sample_mask=filters.samples,
         alternate_frequency=counts.alternate_frequency,
@@ -154,6 +166,9 @@ def quality_control(
         encoding=of_everyone.encoding(filters.variants),
         relatives=relatives,
     )
+    kept = result.alternate_frequency[result.variant_mask]
+    _check_polymorphic(cohort, kept, result.steps)
+    return result
 
 
 def candidate_variants(cohort: Cohort, config: QCConfig) -> Mask:
@@ -197,7 +212,7 @@ def keep_called(cohort: Cohort, counts: CallCounts) -> QCResult:
     """
     filters = _Filters(cohort)
     filters.keep_variants("called", counts.n_called > 0)
-    return QCResult(
+    result = QCResult(
         variant_mask=filters.variants,
         sample_mask=filters.samples,
         alternate_frequency=counts.alternate_frequency,
@@ -205,6 +220,57 @@ def keep_called(cohort: Cohort, counts: CallCounts) -> QCResult:
         steps=tuple(filters.steps),
         encoding=counts.encoding(filters.variants),
         relatives=None,
+    )
+    kept = result.alternate_frequency[result.variant_mask]
+    _check_polymorphic(cohort, kept, result.steps)
+    return result
+
+
+def nothing_left(steps: Sequence[QCStep], axis: Axis) -> str:
+    """What to say where the last of the filters left nothing, and what to do.
+
+    The filter that removed most is named: the last one need not be to blame.
+    """
+    of_axis = [step for step in steps if step.axis == axis]
+    last, most = of_axis[-1], max(of_axis, key=lambda step: step.removed)
+    what = "variants" if axis == "variants" else "people"
+    total = sum(step.removed for step in of_axis)
+    text = f"no {what} are left after the filter {_with_limit(last)}"
+    if most is not last:
+        text += f"; {_with_limit(most)} removed most ({most.removed} of {total})"
+    return f"{text}; {_SETTINGS[most.name]}"
+
+
+def _with_limit(step: QCStep) -> str:
+    return (
+        step.name
+        if step.threshold is None
+        else f"{step.name} (threshold {step.threshold})"
+    )
+
+
+def _check_polymorphic(
+    cohort: Cohort, frequencies: Fractions, steps: Sequence[QCStep]
+) -> None:
+    """Refuse a cohort of which no variant that is left differs between people.
+
+    Raises
+    ------
+    InputError
+        If everybody has the same allele at all of them.
+    """
+    if ((frequencies > 0) & (frequencies < 1)).any():
+        return
+    of_variants = [step for step in steps if step.axis == "variants"]
+    most = max(of_variants, key=lambda step: step.removed)
+    remedy = "give variants at which people differ"
+    if most.removed:
+        remedy = (
+            f"{_with_limit(most)} removed {most.removed} others; {_SETTINGS[most.name]}"
+        )
+    raise InputError(
+        f"{cohort.url}: everybody has the same allele at all of the {frequencies.size} "
+        f"variants that are left, which tell nothing of ancestry; {remedy}"
     )
 
 
@@ -219,7 +285,9 @@ class _Filters:
         self.variants = np.ones(cohort.n_variants, dtype=np.bool_)
         self.samples = np.ones(cohort.n_samples, dtype=np.bool_)
         self.steps: list[QCStep] = []
-        self.keep_variants("biallelic", cohort.biallelic_mask)
+        self.keep_variants(
+            "biallelic", cohort.biallelic_mask & ~carried_placeholders(cohort)
+        )
 
     def keep_variants(
         self, name: str, passing: Mask, threshold: float | None = None
@@ -244,20 +312,14 @@ class _Filters:
         removed = np.count_nonzero(before) - remaining
         self.steps.append(QCStep(name, axis, threshold, removed, remaining))
         if remaining == 0:
-            what = "variants are" if axis == "variants" else "people are"
-            limit = "" if threshold is None else f" (threshold {threshold})"
-            remedy = _SETTINGS.get(name, "check how the cohort was converted")
-            raise InputError(
-                f"{self.cohort.url}: no {what} left after the filter {name}{limit}; "
-                f"{remedy}"
-            )
+            raise InputError(f"{self.cohort.url}: {nothing_left(self.steps, axis)}")
         return after
 
 
 def _filter_places(cohort: Cohort, config: QCConfig) -> _Filters:
     """The filters that know all they need before a call is read."""
     filters = _Filters(cohort)
-    wanted = contigs.informative(cohort.contig_names, include_x=config.include_x)
+    wanted = _informative_contigs(cohort, config)
     filters.keep_variants("autosomal", wanted[cohort.contig_numbers])
     if config.variants:
         filters.keep_variants("listed", listed_variants(config.variants, cohort))
@@ -270,6 +332,39 @@ def _filter_places(cohort: Cohort, config: QCConfig) -> _Filters:
         )
         filters.keep_variants("excluded_regions", ~excluded)
     return filters
+
+
+def _informative_contigs(cohort: Cohort, config: QCConfig) -> Mask:
+    return contigs.informative(
+        cohort.contig_names,
+        include_x=config.include_x,
+        n_autosomes=config.autosomes,
+    )
+
+
+def _log_other_contigs(cohort: Cohort, config: QCConfig) -> None:
+    """Say which contigs are left out, and how many variants they have."""
+    names, numbers = cohort.contig_names, cohort.contig_numbers
+    counts = np.bincount(numbers, minlength=len(names))
+    wanted = _informative_contigs(cohort, config)
+    left_out = np.flatnonzero(~wanted & (counts > 0))
+    if not left_out.size:
+        return
+    listed = ", ".join(f"{names[n]} ({counts[n]})" for n in left_out[:_MAX_LISTED])
+    listed += ", ..." if left_out.size > _MAX_LISTED else ""
+    presumed = not config.autosomes and contigs.are_presumed(names[counts > 0])
+    logger.log(
+        logging.WARNING if presumed else logging.INFO,
+        "%s: %d of %d variants are left out, on contigs that are no autosomes: %s%s",
+        cohort.url,
+        counts[left_out].sum(),
+        counts.sum(),
+        listed,
+        "; these numbers are taken for man's X, Y, XY and MT: set qc.autosomes for "
+        "another species"
+        if presumed
+        else "",
+    )
 
 
 def _filter_relatives(
@@ -292,6 +387,7 @@ def _filter_relatives(
             filters.samples,
             counts.minor_frequency,
             relatedness.SECOND_DEGREE,
+            config.autosomes,
         )
     if found is None:
         filters.keep_samples("relatives", filters.samples)
@@ -309,6 +405,9 @@ def _filter_frequencies(
     filters: _Filters, counts: CallCounts, config: QCConfig
 ) -> None:
     maf = config.min_maf
+    # Before the filter that would be blamed for variants which no setting brings back.
+    frequencies = counts.minor_frequency[filters.variants]
+    _check_polymorphic(filters.cohort, frequencies, filters.steps)
     # A variant that no kept person is called at has frequency NaN and fails.
     passing = counts.minor_frequency >= maf
     filters.keep_variants("minor_allele_frequency", passing, maf)

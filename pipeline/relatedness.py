@@ -66,6 +66,7 @@ def search(
     samples: Mask,
     minor_frequency: Fractions,
     min_kinship: float,
+    n_autosomes: int = 0,
 ) -> Relatives | None:
     """Look for relatives among some people of a cohort.
 
@@ -84,13 +85,17 @@ def search(
         Minor allele frequency of every variant.
     min_kinship
         Smallest kinship coefficient.
+    n_autosomes
+        As `contigs.informative` takes it.
 
     Returns
     -------
     Pairs by position in the cohort; None where there are fewer than MIN_VARIANTS
     variants to tell relatives by, or one person.
     """
-    autosomal = contigs.informative(cohort.contig_names, include_x=False)
+    autosomal = contigs.informative(
+        cohort.contig_names, include_x=False, n_autosomes=n_autosomes
+    )
     common = minor_frequency >= _MIN_MAF
     eligible = np.flatnonzero(variants & common & autosomal[cohort.contig_numbers])
     people = np.flatnonzero(samples)

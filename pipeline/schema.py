@@ -266,6 +266,14 @@ RELATIVES = {
     ),
 }
 
+ALTERNATE_SLOT = "variant_alternate_slot"
+PREPARED_SLOT = ArraySpec(
+    ("variants",),
+    "int8",
+    "Number of the alternate allele in the cohort, where others stand for no allele; "
+    "0 where there is none, -1 elsewhere.",
+)
+
 PREPARED_SWAPPED = ArraySpec(
     ("variants",),
     "bool",

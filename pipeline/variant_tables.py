@@ -1,7 +1,7 @@
 """The variants that .pvar and .bim files name.
 
-Reads these tables; writes nothing. Invariant: alleles are reference, then the first
-alternate, which of .bim are its second and its first.
+Reads these tables; writes nothing. Invariant: alleles are reference, then alternates,
+which of .bim are its second and its first.
 """
 
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from pipeline import tables, vcf_zarr
+from pipeline.alleles import PLACEHOLDERS
 from pipeline.errors import InputError
 
 _HEADER = "#CHROM"
@@ -27,32 +28,49 @@ class Variants:
     contigs, positions, names
         Where each variant is, and its id.
     alleles
-        Reference and first alternate.
-    n_alleles
-        Number of all alleles of each.
+        Reference and alternates.
     """
 
     contigs: list[str]
     positions: list[int]
     names: list[str]
-    alleles: list[tuple[str, str]]
-    n_alleles: list[int]
+    alleles: list[tuple[str, ...]]
 
     def __len__(self) -> int:
         return len(self.names)
 
+    @property
+    def n_alleles(self) -> npt.NDArray[np.uintp]:
+        """Number of the alleles of each."""
+        return np.array([len(each) for each in self.alleles], np.uintp)
+
+    @property
+    def biallelic_mask(self) -> npt.NDArray[np.bool_]:
+        """True for variants of which no two alternates have names of alleles."""
+        return np.array(
+            [
+                len(each) == 2 or len(set(each[1:]) - PLACEHOLDERS) <= 1
+                for each in self.alleles
+            ]
+        )
+
     def variables(self, rows: npt.NDArray[np.integer]) -> xr.Dataset:
         """What a VCF Zarr store has of some of them, in order."""
         kept = rows.tolist()
+        most = max(len(self.alleles[row]) for row in kept)
         contig_ids = list(dict.fromkeys(self.contigs))
         numbers = {name: number for number, name in enumerate(contig_ids)}
         return vcf_zarr.variant_variables(
             contig_ids,
             np.array([numbers[self.contigs[row]] for row in kept], np.int32),
             np.array([self.positions[row] for row in kept], np.int32),
-            np.array([self.alleles[row] for row in kept], object),
+            np.array([_padded(self.alleles[row], most) for row in kept], object),
             [self.names[row] for row in kept],
         )
+
+
+def _padded(alleles: tuple[str, ...], size: int) -> list[str]:
+    return [*alleles, *[""] * (size - len(alleles))]
 
 
 def read_variants(table: Path) -> Variants:
@@ -63,7 +81,7 @@ def read_variants(table: Path) -> Variants:
     InputError
         If a column is missing or a line damaged, or there is no variant.
     """
-    found = Variants([], [], [], [], [])
+    found = Variants([], [], [], [])
     columns = _WITHOUT_HEADER
     for number, fields in tables.read_rows(table):
         if fields[0] == _HEADER:
@@ -71,12 +89,10 @@ def read_variants(table: Path) -> Variants:
         elif not fields[0].startswith("#"):
             row = len(found) + 1
             named = _name_fields(table, number, columns, fields)
-            alternates = named["ALT"].split(",")
             found.contigs.append(named[_HEADER])
             found.positions.append(tables.parse_position(table, row, named["POS"]))
             found.names.append(named["ID"])
-            found.alleles.append((named["REF"], alternates[0]))
-            found.n_alleles.append(1 + len(alternates))
+            found.alleles.append((named["REF"], *named["ALT"].split(",")))
     if not found.names:
         raise InputError(f"{table} has no variants; there is nothing to import")
     return found

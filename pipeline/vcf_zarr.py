@@ -132,7 +132,7 @@ def variant_variables(
     contig_ids: list[str],
     contig: Int32[np.ndarray, " variants"],
     position: Int32[np.ndarray, " variants"],
-    alleles: Shaped[np.ndarray, "variants 2"],
+    alleles: Shaped[np.ndarray, "variants alleles"],
     variant_ids: list[str],
 ) -> xr.Dataset:
     """Everything in a VCF Zarr store that belongs to the variants.
@@ -163,7 +163,7 @@ def cohort_variables(
     contig_ids: list[str],
     contig: Int32[np.ndarray, " variants"],
     position: Int32[np.ndarray, " variants"],
-    alleles: Shaped[np.ndarray, "variants 2"],
+    alleles: Shaped[np.ndarray, "variants alleles"],
     sample_ids: list[str],
 ) -> xr.Dataset:
     """Everything in a VCF Zarr store but genotypes; ids are contig:position:ref:alt.

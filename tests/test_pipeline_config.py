@@ -22,6 +22,7 @@ COMPLETE = RunConfig(
     qc=QCConfig(
         enabled=False,
         include_x=True,
+        autosomes=29,
         min_variant_call_rate=0.5,
         min_sample_call_rate=0.25,
         min_maf=0.0,

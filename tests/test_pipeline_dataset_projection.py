@@ -263,3 +263,25 @@ def test_project__refuses_calls_of_the_other_allele(
     ds = project(load(tmp_path), folder / "model.zarr", strand=strand)
     with pytest.raises(InputError, match=r"run against those of .*--allele 2`"):
         ds["sample_ancestry_proportion"].compute()
+
+
+def test_project_ancestry__alleles_that_stand_for_none_are_missing(
+    tmp_path: Path, data: dict[str, np.ndarray]
+):
+    # The frequencies of the first tell the strand of the second.
+    pairs = np.array([["G", "A"], ["A", "T"]] * (N_VARIANTS // 2), object)
+    model = write_model(tmp_path / "m.zarr", data["p"], pairs)
+    calls = data["calls"].copy()
+    # Somebody carries an allele that stands for none, of two calls.
+    calls[::7, 5] = -1
+    plain = np.array([[*pair, "", ""] for pair in pairs], object)
+    paths = {"plain": helpers.write_cohort(tmp_path / "p", calls, variant_allele=plain)}
+    listed = np.array([[a, "*", b, "<NON_REF>"] for a, b in pairs], object)
+    calls = np.where(calls == 1, 2, calls).astype(np.int8)
+    calls[::7, 5] = [3, 0]
+    paths["gvcf"] = helpers.write_cohort(tmp_path / "g", calls, variant_allele=listed)
+    found = [
+        project_ancestry(sgkit.load_dataset(path), model)["sample_ancestry_proportion"]
+        for path in paths.values()
+    ]
+    np.testing.assert_array_equal(found[0].values, found[1].values)

@@ -1,4 +1,6 @@
 import dataclasses
+import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -143,10 +145,34 @@ def test_quality_control__keeps_autosomes_and_x_on_demand(tmp_path):
 
 
 def test_quality_control__refuses_a_cohort_of_x_alone(tmp_path):
-    ids = text(["X", "chrX", "23", "chrY", "MT"])
+    ids = text(["X", "chrX", "XY", "chrY", "MT"])
     cohort = _on_contigs(tmp_path, random_genotypes(20, 30), ids)
-    with pytest.raises(InputError, match=r"filter autosomal; set qc\.include_x"):
+    with pytest.raises(InputError, match=r"filter autosomal; set .* qc\.include_x"):
         qc.quality_control(cohort, OPEN)
+
+
+def test_quality_control__says_which_chromosomes_are_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    ids = text(["21", "22", "23", "24", "26"])
+    cohort = _on_contigs(tmp_path, random_genotypes(20, 30), ids)
+    for autosomes, kept, message in (
+        (
+            0,
+            8,
+            "12 of 20 variants are left out, .*: 23 \\(4\\), 24 \\(4\\), 26 \\(4\\); ",
+        ),
+        (0, 8, "taken for man's X, Y, XY and MT: set qc.autosomes for another species"),
+        (25, 16, "4 of 20 variants are left out, on .*: 26 \\(4\\)$"),
+        (26, 20, None),
+    ):
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            result = qc.quality_control(cohort, _config(autosomes=autosomes))
+        assert result.steps[1].remaining == kept
+        assert bool(caplog.messages) == bool(message)
+        if message:
+            assert re.search(message, caplog.messages[0])
 
 
 def test_quality_control__of_dosages(tmp_path):
