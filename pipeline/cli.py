@@ -17,7 +17,8 @@ from pipeline import logs, publication, qc_summary, stage_commands
 from pipeline.launch import Group, on_workers
 from pipeline.location import Location, locate
 from pipeline.options import (
-    LOCATION,
+    COHORT,
+    OUTPUT,
     PATH,
     config_option,
     configure,
@@ -36,39 +37,33 @@ from pipeline.quantities import count_things
 from pipeline.watch import Watched
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Group,
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
+)
 @click.version_option(package_name="streamixture", prog_name="streamixture")
-@click.option("-v", "--verbose", count=True, help="More log lines; twice for debug.")
+@click.option(
+    "-v",
+    "--verbose",
+    count=True,
+    show_default=False,
+    help="More log lines; twice for debug.",
+)
 @click.option(
     logs.OPTION,
     type=click.Choice(logs.FORMATS),
     default=logs.TEXT,
     envvar=logs.VARIABLE,
-    help="Log lines as text (default), or as one JSON object each.",
+    help="Log lines as text, or as one JSON object each.",
 )
 def main(verbose: int, log_format: str) -> None:
     """Ancestry proportions for biobank-sized cohorts, from VCF Zarr to Zarr."""
     logs.configure(verbose, log_format)
 
 
-for _stage in (
-    stage_commands.import_,
-    stage_commands.prepare,
-    stage_commands.fit,
-    stage_commands.import_model,
-    stage_commands.apply_,
-    stage_commands.export,
-    stage_commands.report,
-    stage_commands.simulate,
-):
-    main.add_command(_stage)
-
-
 @main.command()
-@click.argument("cohort")
-@click.option(
-    "--output", required=True, type=LOCATION, help="Directory for the results."
-)
+@click.argument("cohort", type=COHORT)
+@click.option("--output", required=True, type=OUTPUT, help="Directory for the results.")
 @populations_option
 @method_option
 @on_workers
@@ -105,8 +100,9 @@ def run(
 ) -> None:
     """Estimate the ancestry of everybody in COHORT.
 
-    COHORT is a VCF Zarr store, a PLINK .bed or .pgen file, a BGEN file, or a .vcf.gz or
-    .bcf file with its index; of several, a pattern in quotes, such as 'chr*.vcf.gz'.
+    COHORT is a VCF Zarr store, a PLINK .bed or .pgen file or its prefix, a BGEN file,
+    or a .vcf.gz or .bcf file with its index; of several, a pattern in quotes, such as
+    'chr*.vcf.gz'.
     """
     config = configure(
         config_path,
@@ -221,7 +217,12 @@ def reprocess(
 
 
 @main.command()
-@click.option("--output", type=LOCATION, default=Path("demo-output"), show_default=True)
+@click.option(
+    "--output",
+    type=OUTPUT,
+    default=Path("demo-output"),
+    help="Directory for the results.",
+)
 @populations_option
 @on_workers
 @config_option
@@ -259,3 +260,16 @@ def _print_groups(path: Location) -> None:
     for name, count, shares in zip(means.names, means.counts, means.means, strict=True):
         columns = "  ".join(f"{share:.3f}" for share in shares)
         click.echo(f"  {name:{width}}  {count:5d} people  {columns}")
+
+
+for _stage in (
+    stage_commands.import_,
+    stage_commands.prepare,
+    stage_commands.fit,
+    stage_commands.import_model,
+    stage_commands.apply_,
+    stage_commands.export,
+    stage_commands.report,
+    stage_commands.simulate,
+):
+    main.add_command(_stage)

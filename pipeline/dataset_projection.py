@@ -89,7 +89,7 @@ def read_model(model: xr.Dataset | str | Location) -> GivenModel:
         If it is no model, or not whole.
     """
     if not isinstance(model, xr.Dataset):
-        path = publication.resolve(locate(model))
+        path = publication.find_result(locate(model), "model.zarr")
         whole = bundle.load_model(path)
         store = Store.open(path, bundle.KIND)
         named = [n for n in (*schema.VARIANT_KEYS, "population_id") if n in store]

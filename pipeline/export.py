@@ -18,6 +18,7 @@ import numpy.typing as npt
 from pipeline import (
     ancestry_table,
     counted_allele,
+    output_names,
     publication,
     store,
     variant_list,
@@ -87,7 +88,10 @@ def export_admixture(
     """
     if not isinstance(prefix, Path):
         raise InputError(f"{prefix} is remote; name files of this machine, then copy")
-    ancestry = store.Store.open(publication.resolve(store_path), "ancestry")
+    output_names.check_prefix(prefix.name)
+    ancestry = store.Store.open(
+        publication.find_result(store_path, "ancestry.zarr"), "ancestry"
+    )
     writers = _writers(ancestry, allele)
     targets = _target_files(prefix, list(writers))
     _check_targets(targets, overwrite=overwrite)

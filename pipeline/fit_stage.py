@@ -182,7 +182,7 @@ def fit_only(
     """
     name = "model.zarr"
     options = {"resume": resume, "overwrite": overwrite}
-    found = open_prepared(publication.resolve(prepared_path))
+    found = open_prepared(publication.find_result(prepared_path, "prepared.zarr"))
     origin = open_store(found.path)
     check_labels(labels, origin.read("sample_id"), config)
     prepared = open_for_fit(found.path, config, labels)

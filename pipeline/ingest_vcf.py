@@ -71,6 +71,25 @@ def _check_files(paths: Sequence[Path]) -> None:
             )
 
 
+def read_sizes(paths: Sequence[Path]) -> tuple[int, int]:
+    """People and variants of VCF files, as their headers and indexes have them.
+
+    Raises
+    ------
+    InputError
+        As of `ingest`.
+    """
+    _check_files(paths)
+    n_variants = 0
+    for path in paths:
+        with pieces.listening(), vcf_utils.VcfFile(path) as file:
+            n_listed = sum(file.contig_record_counts().values())
+            # Not every index has the number of records.
+            known = n_listed < vcf_utils.RECORD_COUNT_UNKNOWN
+            n_variants += int(n_listed) if known else sum(1 for _ in file.vcf)
+    return len(_read_samples(paths[0])), n_variants
+
+
 def _check_compressed(path: Path) -> None:
     if path.suffix == ".vcf":
         raise InputError(

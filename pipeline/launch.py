@@ -12,12 +12,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 import click
 
 from pipeline import logs, stopping, watch, workers
 from pipeline.errors import BusyError, ClusterError, InputError
+from pipeline.usage import CommandGroup
 
 if TYPE_CHECKING:
     from pipeline.tasks import Cluster
@@ -33,7 +34,7 @@ _TRY_LATER = 75
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
-class Group(click.Group):
+class Group(CommandGroup):
     """Ends with one line where the input is bad, workers are lost, or it is stopped."""
 
     def main(self, *args: Any, **extra: Any) -> Any:
@@ -41,6 +42,15 @@ class Group(click.Group):
         of_process = not args and extra.get("args") is None
         with stopping.whole_process() if of_process else contextlib.nullcontext():
             return super().main(*args, **extra)
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """Read the arguments in front of the command."""
+        try:
+            return super().make_context(*args, **extra)
+        except click.exceptions.NoArgsIsHelpError:
+            raise
+        except click.UsageError as error:
+            _end_usage(error)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that was named."""
@@ -53,9 +63,7 @@ class Group(click.Group):
         except InputError as error:
             _end(str(error), _BAD_INPUT)
         except click.UsageError as error:
-            # In one line like the others, where click would print three.
-            command = error.ctx.command_path if error.ctx else "streamixture"
-            _end(f"{error.format_message()} See {command} --help.", _BAD_INPUT)
+            _end_usage(error)
         except stopping.StopSignalError as stop:
             if stopping.is_under_way():
                 raise
@@ -74,7 +82,13 @@ class Group(click.Group):
         return "go on with --resume" if "resume" in names else "run it again"
 
 
-def _end(message: str, status: int) -> None:
+def _end_usage(error: click.UsageError) -> NoReturn:
+    """End in one line like others, where click would print three."""
+    command = error.ctx.command_path if error.ctx else "streamixture"
+    _end(f"{error.format_message()} See {command} --help.", _BAD_INPUT)
+
+
+def _end(message: str, status: int) -> NoReturn:
     click.echo(logs.describe_end(message, status), err=True)
     sys.exit(status)
 
@@ -166,8 +180,8 @@ def on_workers(function: Command) -> Command:
         click.option(
             "--workers",
             type=click.IntRange(min=1),
-            help="Worker processes on this machine; by default one for each GPU, "
-            "or without GPUs one for each core.",
+            show_default="one for each GPU, or without GPUs for each core",
+            help="Worker processes on this machine.",
         ),
         click.option("--scheduler", help="Address of a Dask scheduler to use instead."),
         click.option(
@@ -179,12 +193,13 @@ def on_workers(function: Command) -> Command:
             "--min-workers",
             type=click.IntRange(min=1),
             default=1,
+            show_default=True,
             help="Workers of that scheduler to wait for before the run begins.",
         ),
         click.option(
             "--worker-memory",
-            help="Memory that a worker on this machine may use, such as 700MiB; by "
-            "default its share of the machine's.",
+            show_default="its share of the machine's",
+            help="Memory that a worker on this machine may use, such as 700MiB.",
         ),
         click.option(
             "--cluster",

@@ -13,6 +13,7 @@ FORMATS = (TEXT, JSON)
 OPTION, VARIABLE = "--log-format", "STREAMIXTURE_LOG_FORMAT"
 # Attribute of a record: what a line says, as values.
 FIGURES = "figures"
+_LINE = "%(asctime)s %(levelname)s %(message)s"
 
 
 class JsonFormatter(logging.Formatter):
@@ -33,25 +34,28 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line)
 
 
-def configure(verbose: int, log_format: str) -> None:
+def configure(verbose: int | None = None, log_format: str | None = None) -> None:
     """Send log lines to stderr.
 
     Parameters
     ----------
     verbose
-        1 and less shows what the pipeline says of its progress, 2 all that it does.
+        1 and less shows what the pipeline says of its progress, 2 all that it does;
+        None leaves it as it is.
     log_format
-        One of `FORMATS`. With "json", warnings of Python are lines too.
+        One of `FORMATS`; None leaves it as it is. With "json", warnings of Python are
+        lines too.
     """
-    level = logging.DEBUG if verbose > 1 else logging.INFO
-    logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s"
-    )
-    if log_format == JSON:
+    logging.basicConfig(level=logging.WARNING, format=_LINE)
+    if log_format is not None:
+        is_json = log_format == JSON
         for handler in logging.getLogger().handlers:
-            handler.setFormatter(JsonFormatter())
-        logging.captureWarnings(True)
-    logging.getLogger("pipeline").setLevel(level)
+            formatter = JsonFormatter() if is_json else logging.Formatter(_LINE)
+            handler.setFormatter(formatter)
+        logging.captureWarnings(is_json)
+    if verbose is not None:
+        level = logging.DEBUG if verbose > 1 else logging.INFO
+        logging.getLogger("pipeline").setLevel(level)
 
 
 def describe_end(message: str, exit_status: int) -> str:

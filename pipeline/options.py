@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from pipeline import output_names, source_files
 from pipeline.config import METHODS, SAMPLE_IDS, RunConfig, load_config, replace_values
 from pipeline.location import Location, locate
 
@@ -31,10 +32,47 @@ class _LocationType(click.ParamType):
 
 LOCATION = _LocationType()
 
+
+class _CohortType(click.ParamType):
+    """A store, or files to import, where the prefix of a PLINK fileset will do."""
+
+    name = "cohort"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str:
+        """Take the text of an argument."""
+        return source_files.complete(value)
+
+
+COHORT = _CohortType()
+
+
+class _OutputType(_LocationType):
+    """A store or a folder to make, which must not be called as files are."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Location:
+        """Take the text of an option or argument."""
+        output_names.check_folder(str(value))
+        return super().convert(value, param, ctx)
+
+
+OUTPUT = _OutputType()
+
+# What is in effect where neither an option nor a file says otherwise.
+_DEFAULTS = RunConfig()
+
 config_option = click.option(
     "--config", "config_path", type=PATH, help="TOML file; see README."
 )
-seed_option = click.option("--seed", type=int, help="Seed of everything random.")
+seed_option = click.option(
+    "--seed",
+    type=int,
+    show_default=str(_DEFAULTS.seed),
+    help="Seed of everything random.",
+)
 overwrite_option = click.option(
     "--overwrite", is_flag=True, help="Replace results that exist, once done."
 )
@@ -45,12 +83,17 @@ write_to_cohort_option = click.option(
     "place of an earlier one.",
 )
 populations_option = click.option(
-    "-k", "n_populations", type=click.IntRange(min=1), help="Number of populations."
+    "-k",
+    "n_populations",
+    type=click.IntRange(min=1),
+    show_default=f"{_DEFAULTS.fit.n_populations}, or fit.n_populations of --config",
+    help="Number of populations, K.",
 )
 method_option = click.option(
     "--method",
     type=click.Choice(METHODS),
-    help="Maximise the likelihood (default), or train encoder and frequencies alone.",
+    show_default=_DEFAULTS.fit.method,
+    help="Maximise the likelihood, or train encoder and frequencies alone.",
 )
 
 
@@ -59,8 +102,9 @@ def import_options(function: Command) -> Command:
     sample_id = click.option(
         "--sample-id",
         type=click.Choice(SAMPLE_IDS),
-        help="Ids of people in PLINK and .sample tables: the individual id (default), "
-        'or family and individual id with "_" between.',
+        show_default=_DEFAULTS.source.sample_id,
+        help="Ids of people in PLINK and .sample tables: the individual id, or family "
+        'and individual id with "_" between.',
     )
     dosages = click.option(
         "--dosages",

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import counted_allele, genome_build, plan, strands
+from pipeline import allele_direction, counted_allele, genome_build, plan, strands
 from pipeline.alleles import OTHER_STRAND, Orientation
 from pipeline.calls import count_calls
 from pipeline.cohort import Cohort
@@ -132,7 +132,7 @@ def check_direction(
     alternate, total = (each[: asked.n_reference] for each in counts)
     variants = asked.variants[: asked.n_reference]
     p = model.read("variant_population_frequency").T[:, variants]
-    found = counted_allele.correlate(alternate, total, p)
+    found = allele_direction.correlate(alternate, total, p)
     if not found.runs_against:
         return
     remedy = (

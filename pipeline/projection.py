@@ -67,7 +67,7 @@ def project(
     """
     name = "ancestry.zarr"
     options = {"resume": resume, "overwrite": overwrite}
-    model = Store.open(publication.resolve(model_path), "model")
+    model = Store.open(publication.find_result(model_path, "model.zarr"), "model")
     check_apart(source, output)
     back = WriteBack(overwrite, resume) if write_to_cohort else None
     if back is not None:

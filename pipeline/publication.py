@@ -49,6 +49,20 @@ def resolve(path: Location) -> Location:
     return path
 
 
+def find_result(path: Location, name: str) -> Location:
+    """Where a store is that is named itself, or by the directory of a run.
+
+    Parameters
+    ----------
+    path
+        The store, or a directory of results that has it.
+    name
+        What it is called there, such as "ancestry.zarr".
+    """
+    inside = resolve(path / name)
+    return inside if inside.exists() else resolve(path)
+
+
 def published_url(url: str) -> str:
     """URL of a published store, for libraries that know nothing of pointers.
 

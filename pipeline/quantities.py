@@ -2,8 +2,6 @@
 
 import math
 
-from dask.utils import parse_bytes, parse_timedelta
-
 from pipeline.errors import InputError
 
 
@@ -29,6 +27,8 @@ def parse_memory(
     >>> parse_memory("700MiB")
     734003200
     """
+    from dask.utils import parse_bytes
+
     try:
         found = int(parse_bytes(text))
     except ValueError:
@@ -61,6 +61,8 @@ def parse_duration(text: str, option: str) -> float:
     >>> parse_duration("1.5h", "slurm.max_wait")
     5400.0
     """
+    from dask.utils import parse_timedelta
+
     seconds = 0.0
     try:
         seconds = float(parse_timedelta(text))

@@ -13,7 +13,7 @@ import jinja2
 import numpy as np
 from jaxtyping import Float, Int
 
-from pipeline import figures, publication, qc_summary, store
+from pipeline import figures, output_names, publication, qc_summary, store
 from pipeline.errors import InputError
 from pipeline.location import Location, replacing
 from pipeline.pair_means import mean_over_pairs
@@ -90,14 +90,17 @@ def write_report(store_path: Location, output: Location) -> None:
     Raises
     ------
     InputError
-        If the store is not one of ancestry, the folder does not exist or the file
-        cannot be written.
+        If the store is not one of ancestry, the file is not named as a page is, its
+        folder does not exist, or it cannot be written.
     """
-    result = store.Store.open(publication.resolve(store_path), "ancestry")
-    if isinstance(output, Path) and not output.parent.is_dir():
-        raise InputError(f"folder {output.parent} does not exist; make it first")
     if output.is_dir():
         raise InputError(f"{output} is a folder; name a file to write the report to")
+    output_names.check_suffix(str(output), output_names.HTML, "the report")
+    result = store.Store.open(
+        publication.find_result(store_path, "ancestry.zarr"), "ancestry"
+    )
+    if isinstance(output, Path) and not output.parent.is_dir():
+        raise InputError(f"folder {output.parent} does not exist; make it first")
     page = _render(result)
     try:
         with replacing(output) as file:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline import provenance, toml_file
+from pipeline import provenance, source_files, toml_file
 from pipeline.config import RunConfig
 from pipeline.errors import require
 
@@ -136,4 +136,5 @@ def load_reprocess_config(path: Path) -> ReprocessConfig:
     InputError
         If it is missing, is not TOML, or has an unknown key or a bad value.
     """
-    return toml_file.read(ReprocessConfig, path, "the path")
+    config = toml_file.read(ReprocessConfig, path, "the path")
+    return dataclasses.replace(config, cohort=source_files.complete(config.cohort))

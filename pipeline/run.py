@@ -16,18 +16,20 @@ from typing import Any
 import psutil
 
 from estimator.packing import DOSAGES, GENOTYPES
-from pipeline import budget, fit_stage, lineage, provenance, publication, sources
+from pipeline import budget, fit_stage, lineage, provenance, sources
 from pipeline.apply import apply_model
-from pipeline.cohort import Cohort, open_cohort
+from pipeline.cohort import Cohort
 from pipeline.config import RunConfig
 from pipeline.demo import write_demo_cohort
-from pipeline.errors import InputError
+from pipeline.encode import chunk_sizes
 from pipeline.ingest import needs_import
 from pipeline.labels import Labels
-from pipeline.location import Location, locate
+from pipeline.location import Location
 from pipeline.meter import Meter
 from pipeline.prepare import prepare
 from pipeline.report import write_report
+from pipeline.source_files import BGEN, SourceFiles, find_files
+from pipeline.source_sizes import read_sizes
 from pipeline.store import Store
 from pipeline.tasks import Cluster
 from pipeline.workspace import STORES, Workspace, check_apart, open_workspace
@@ -100,7 +102,7 @@ def run(
             return RunResult(output, finished)
         workspace.check_inputs(inputs)
         with cluster as workers:
-            planned = _check_budget(cohort, output, config, workers)
+            planned = _check_budget(_sizes(cohort), output, config, workers)
             meter = Meter(workers, workspace.building("stages.json"))
             _run_stages(cohort, workspace, config, meter, attrs, labels)
             described = [report.as_json() for report in workers.reports()]
@@ -129,19 +131,30 @@ def plan_run(
     Raises
     ------
     InputError
-        If the cohort will not do or has to be imported first, or if the run would not
-        fit.
+        If the cohort will not do, or the run would not fit.
     """
-    if needs_import(source):
-        raise InputError(
-            f"{source} has to be imported before a run can be planned; run "
-            "`streamixture import` and give the store that it makes"
-        )
     check_apart(source, output)
-    cohort = open_cohort(str(publication.resolve(locate(source))))
+    lines = []
+    if needs_import(source):
+        found = find_files([source])
+        sizes = _sizes_of_files(found, config)
+        lines = [("import", f"{found}, first; the sizes are those of its tables")]
+    else:
+        cohort = sources.open_stored(source)
+        sizes = _sizes(cohort)
     with cluster as workers:
-        planned = _check_budget(cohort, output, config, workers)
-        return budget.describe(planned, _sizes(cohort), max(len(workers.workers), 1))
+        planned = _check_budget(sizes, output, config, workers)
+        described = budget.describe(planned, sizes, max(len(workers.workers), 1))
+        return [*described[:1], *lines, *described[1:]]
+
+
+def _sizes_of_files(found: SourceFiles, config: RunConfig) -> budget.Sizes:
+    """Sizes of the store that files will be imported to."""
+    n_samples, n_variants = read_sizes(found)
+    variant_chunk, sample_chunk = chunk_sizes(n_samples)
+    dosages = config.source.dosages or found.kind == BGEN
+    itemsize = (DOSAGES if dosages else GENOTYPES).itemsize
+    return budget.Sizes(n_samples, n_variants, sample_chunk, variant_chunk, itemsize)
 
 
 def _sizes(cohort: Cohort) -> budget.Sizes:
@@ -157,12 +170,12 @@ def _sizes(cohort: Cohort) -> budget.Sizes:
 
 
 def _check_budget(
-    cohort: Cohort, output: Location, config: RunConfig, workers: Cluster
+    sizes: budget.Sizes, output: Location, config: RunConfig, workers: Cluster
 ) -> budget.Budget:
     """Plan for the whole cohort, of which quality control leaves less."""
     limit = workers.memory_limit()
     planned = budget.plan_budget(
-        _sizes(cohort),
+        sizes,
         config,
         max(len(workers.workers), 1),
         limit,

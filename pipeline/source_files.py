@@ -73,6 +73,47 @@ def needs_import(source: str | Path) -> bool:
     return str(source).endswith(tuple(_SUFFIXES))
 
 
+# What a prefix may be of, and the tables beside, which people name as well.
+_FILESETS = (".bed", ".pgen", ".bgen")
+_TABLES = {
+    (".bim", ".fam"): (".bed", ".pgen"),
+    (".pvar", ".pvar.zst", ".psam"): (".pgen",),
+    (".sample",): (".bgen",),
+}
+
+
+def complete(source: str) -> str:
+    """The file that holds the genotypes, where a prefix is given as PLINK takes it.
+
+    Anything that exists, or of which nothing is found, is as it was.
+
+    Raises
+    ------
+    InputError
+        If several filesets have the prefix, or a table beside the genotypes is named.
+    """
+    if "://" in source or needs_import(source):
+        return source
+    for suffixes, kinds in _TABLES.items():
+        table = next((s for s in suffixes if source.endswith(s)), None)
+        if table is not None and Path(source).is_file():
+            whole = _existing_files(source.removesuffix(table), kinds)
+            named = whole[0] if whole else f"the {' or '.join(kinds)} file"
+            raise InputError(f"{source} holds no genotypes; name {named} beside it")
+    if Path(source).exists():
+        return source
+    found = _existing_files(source, _FILESETS)
+    if len(found) > 1:
+        raise InputError(
+            f"{source} is the prefix of {' and '.join(found)}; name the one to read"
+        )
+    return found[0] if found else source
+
+
+def _existing_files(prefix: str, suffixes: Sequence[str]) -> list[str]:
+    return [f"{prefix}{end}" for end in suffixes if Path(f"{prefix}{end}").is_file()]
+
+
 def find_files(sources: Sequence[str | Path]) -> SourceFiles:
     """Find the files that were named, or that match the patterns given.
 

@@ -9,7 +9,7 @@ from pipeline.distinct import check_distinct
 from pipeline.errors import InputError
 from pipeline.ingest import ingest, needs_import, source_digest
 from pipeline.location import Location, locate
-from pipeline.store import check_genotypes
+from pipeline.store import check_genotypes, kind_of
 
 
 def open_source(
@@ -33,10 +33,45 @@ def open_source(
             f"{source} is a store, whose people are known by sample_id alone; import "
             "its files again with --sample-id fid_iid, or leave that out"
         )
-    url = str(publication.resolve(path))
-    cohort = open_cohort(url)
-    check_genotypes(url)
+    cohort = open_stored(path)
+    check_genotypes(cohort.url)
     return cohort
+
+
+def open_stored(path: str | Location) -> Cohort:
+    """Open a VCF Zarr store.
+
+    Raises
+    ------
+    InputError
+        If it cannot be used, or is a store or a directory that a run made.
+    """
+    _check_no_result(locate(path))
+    return open_cohort(publication.resolve(locate(path)))
+
+
+_NEXT = {
+    "prepared": "fit a model to it with `streamixture fit {} --output MODEL`",
+    "model": "project a cohort on it with `streamixture apply {} COHORT`",
+    "ancestry": "write text of it with `streamixture export {} PREFIX`",
+}
+
+
+def _check_no_result(path: Location) -> None:
+    """Refuse what a run made in place of a cohort, and say what takes it."""
+    kind = kind_of(publication.resolve(path))
+    if kind in _NEXT:
+        raise InputError(
+            f"{path} is no cohort but a streamixture {kind} store; "
+            f"{_NEXT[kind].format(path)}, or give the cohort that it was made of"
+        )
+    if kind is None and publication.find_result(path, "ancestry.zarr") != (
+        publication.resolve(path)
+    ):
+        raise InputError(
+            f"{path} is no cohort but the results of a run; give the cohort that they "
+            "were made of"
+        )
 
 
 def open_to_fit(

@@ -12,7 +12,9 @@ from pipeline.config import STRANDS, RunConfig
 from pipeline.launch import on_workers
 from pipeline.location import Location
 from pipeline.options import (
+    COHORT,
     LOCATION,
+    OUTPUT,
     PATH,
     config_option,
     configure,
@@ -27,16 +29,18 @@ from pipeline.options import (
     seed_option,
     write_to_cohort_option,
 )
+from pipeline.usage import Command
 from pipeline.watch import Watched
 
 
-@click.command("import")
-@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
-@click.option("--output", required=True, type=LOCATION, help="VCF Zarr store to make.")
+@click.command("import", cls=Command)
+@click.argument("sources", nargs=-1, required=True, type=COHORT, metavar="SOURCE...")
+@click.option("--output", required=True, type=OUTPUT, help="VCF Zarr store to make.")
 @click.option(
     "--workers",
     type=click.IntRange(min=0),
-    help="Processes; by default one for each core. 0 works in this one.",
+    show_default="one for each core",
+    help="Processes; 0 works in this one.",
 )
 @import_options
 @restart
@@ -68,9 +72,9 @@ def import_(
     click.echo(f"imported {' '.join(sources)} to {output}")
 
 
-@click.command()
-@click.argument("cohort")
-@click.option("--output", required=True, type=LOCATION, help="Prepared store to make.")
+@click.command(cls=Command)
+@click.argument("cohort", type=COHORT)
+@click.option("--output", required=True, type=OUTPUT, help="Prepared store to make.")
 @on_workers
 @config_option
 @click.option("--no-qc", is_flag=True, help="Keep every biallelic variant and person.")
@@ -107,9 +111,9 @@ def prepare(
     click.echo(f"prepared {cohort} as {output}")
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("prepared", type=LOCATION)
-@click.option("--output", required=True, type=LOCATION, help="Model store to make.")
+@click.option("--output", required=True, type=OUTPUT, help="Model store to make.")
 @populations_option
 @method_option
 @on_workers
@@ -128,7 +132,10 @@ def fit(
     labels: Location | None,
     **restart: bool,
 ) -> None:
-    """Fit the model to a PREPARED store and train its encoder."""
+    """Fit the model to a PREPARED store and train its encoder.
+
+    PREPARED may be the directory of a run, of which prepared.zarr is taken.
+    """
     config = configure(
         config_path, seed=seed, n_populations=n_populations, method=method
     )
@@ -140,10 +147,10 @@ def fit(
     click.echo(f"fitted {prepared}: {output}")
 
 
-@click.command("import-model")
+@click.command("import-model", cls=Command)
 @click.argument("frequencies", type=PATH)
 @click.argument("variants", type=PATH)
-@click.option("--output", required=True, type=LOCATION, help="Model store to make.")
+@click.option("--output", required=True, type=OUTPUT, help="Model store to make.")
 @click.option(
     "--genome-build",
     type=click.Choice(genome_build.BUILDS),
@@ -154,8 +161,8 @@ def fit(
     "--allele",
     type=click.Choice(counted_allele.CHOICES),
     help="Allele that FREQUENCIES counts: 1, the alternate (fastmixture2, ADAMIXTURE, "
-    "exports), or 2, the reference (ADMIXTURE). By default what the files say, and 2 "
-    "with a .bim file.",
+    "exports), or 2, the reference (ADMIXTURE).",
+    show_default="what the files say, and 2 with a .bim file",
 )
 @on_workers
 @config_option
@@ -190,20 +197,22 @@ def import_model(
     )
 
 
-@click.command("apply")
+@click.command("apply", cls=Command)
 @click.argument("model", type=LOCATION)
-@click.argument("cohort")
-@click.option("--output", required=True, type=LOCATION, help="Ancestry store to make.")
+@click.argument("cohort", type=COHORT)
+@click.option("--output", required=True, type=OUTPUT, help="Ancestry store to make.")
 @click.option(
     "--refine",
     type=click.IntRange(min=0),
+    show_default="enough for the maximum of the likelihood",
     help="Newton steps after the encoder; 0 is the encoder alone.",
 )
 @click.option(
     "--strand",
     type=click.Choice(STRANDS),
-    help="A/T and C/G variants: let their frequencies tell the strand (default), "
-    "trust it as written, or drop them.",
+    show_default=RunConfig().apply.strand,
+    help="A/T and C/G variants: let their frequencies tell the strand, trust it as "
+    "written, or drop them.",
 )
 @on_workers
 @config_option
@@ -222,7 +231,11 @@ def apply_(
     dosages: bool,
     **options: bool,
 ) -> None:
-    """Project the people of COHORT on a fitted MODEL."""
+    """Project the people of COHORT on a fitted MODEL.
+
+    MODEL may be the directory of a run, of which model.zarr is taken; COHORT is as for
+    `run`.
+    """
     config = configure(
         config_path,
         refine=refine,
@@ -238,20 +251,21 @@ def apply_(
     click.echo(f"ancestry of {cohort}: {output}")
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("store", type=LOCATION)
 @click.argument("prefix", type=LOCATION)
 @click.option(
     "--allele",
     type=click.Choice(counted_allele.CHOICES),
     default=counted_allele.ALTERNATE,
-    show_default=True,
     help="Allele that PREFIX.K.P counts: 1, the alternate, or 2, the reference, as "
     "ADMIXTURE's does. PREFIX.variants says which.",
 )
 @overwrite_option
 def export(store: Location, prefix: Location, allele: str, overwrite: bool) -> None:
     """Write an ancestry STORE as PREFIX.K.Q, .K.P, .K.Q_se, .tsv and more.
+
+    STORE may be the directory of a run, of which ancestry.zarr is taken.
 
     PREFIX.K.Q, PREFIX.K.P and PREFIX.K.Q_se (standard errors) are as ADMIXTURE writes
     them, PREFIX.samples and PREFIX.variants name their lines, and PREFIX.populations
@@ -267,25 +281,53 @@ def export(store: Location, prefix: Location, allele: str, overwrite: bool) -> N
         click.echo(path)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("store", type=LOCATION)
 @click.option("--output", required=True, type=LOCATION, help="HTML file to write.")
 def report(store: Location, output: Location) -> None:
-    """Write the report of an ancestry STORE."""
+    """Write the report of an ancestry STORE, as one page of HTML.
+
+    STORE may be the directory of a run, of which ancestry.zarr is taken.
+    """
     from pipeline import report as stage
 
     stage.write_report(store, output)
     click.echo(output)
 
 
-@click.command()
-@click.argument("store", type=LOCATION)
-@click.option("--samples", type=click.IntRange(min=1), required=True)
-@click.option("--variants", type=click.IntRange(min=1), required=True)
-@populations_option
-@click.option("--fst", type=click.FloatRange(0, 1, True, True), default=0.05)
-@click.option("--dirichlet", type=click.FloatRange(0, min_open=True), default=0.25)
-@click.option("--missing", type=click.FloatRange(0, 1), default=0.01)
+@click.command(cls=Command)
+@click.argument("store", type=OUTPUT)
+@click.option(
+    "--samples", type=click.IntRange(min=1), required=True, help="Number of people."
+)
+@click.option(
+    "--variants", type=click.IntRange(min=1), required=True, help="Number of variants."
+)
+@click.option(
+    "-k",
+    "n_populations",
+    type=click.IntRange(min=1),
+    default=RunConfig().fit.n_populations,
+    help="Number of populations, K.",
+)
+@click.option(
+    "--fst",
+    type=click.FloatRange(0, 1, True, True),
+    default=0.05,
+    help="Fst of each population to their ancestor.",
+)
+@click.option(
+    "--dirichlet",
+    type=click.FloatRange(0, min_open=True),
+    default=0.25,
+    help="Concentration of the people's proportions; small for little admixture.",
+)
+@click.option(
+    "--missing",
+    type=click.FloatRange(0, 1),
+    default=0.01,
+    help="Share of the calls that are missing.",
+)
 @click.option(
     "--half-calls",
     type=click.FloatRange(0, 1, max_open=True),
@@ -304,13 +346,18 @@ def report(store: Location, output: Location) -> None:
     help="Write dosages, this far at most from the genotypes to their expectation.",
 )
 @click.option("--genealogy", is_flag=True, help="Draw from msprime's ancestry.")
-@click.option("--seed", type=click.IntRange(min=0), default=42)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=42,
+    help="Seed of everything random.",
+)
 @overwrite_option
 def simulate(
     store: Location,
     samples: int,
     variants: int,
-    n_populations: int | None,
+    n_populations: int,
     fst: float,
     dirichlet: float,
     missing: float,
@@ -329,7 +376,7 @@ def simulate(
         store,
         n_samples=samples,
         n_variants=variants,
-        n_populations=n_populations or RunConfig().fit.n_populations,
+        n_populations=n_populations,
         fst=fst,
         dirichlet=dirichlet,
         kinds=draws.CallKinds(missing, half_calls, x_share, dosage_blur),

@@ -8,6 +8,7 @@ the finished store into place. An absent chunk is never read as the fill value.
 """
 
 import contextlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -282,6 +283,18 @@ def check_genotypes(url: str) -> None:
     genotypes = open_genotypes(url)
     if genotypes.fill_value is None or genotypes.fill_value >= 0:
         zarr_files.check_present(url, genotypes)
+
+
+def kind_of(path: Location) -> str | None:
+    """Kind of a store that the pipeline made; None of anything else."""
+    attributes = path / ".zattrs"
+    if not attributes.is_file():
+        return None
+    try:
+        found = json.loads(attributes.read_bytes())
+    except ValueError:
+        return None
+    return found.get("kind") if isinstance(found, dict) else None
 
 
 def is_complete(path: Location, kind: str) -> bool:

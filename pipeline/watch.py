@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
-from pipeline import stopping
+from pipeline import output_names, stopping
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
@@ -78,6 +78,13 @@ class Watched:
         if self.metrics_file:
             _require("prometheus_client", "--metrics-file")
         report = self.performance_report
+        if report:
+            html = output_names.HTML
+            output_names.check_suffix(str(report), html, "--performance-report")
+        if self.metrics_file:
+            # The node exporter reads no others.
+            name, prom = str(self.metrics_file), (".prom",)
+            output_names.check_suffix(name, prom, "--metrics-file")
         if report and not os.access(report.absolute().parent, os.W_OK):
             raise InputError(
                 f"{report} cannot be written; give --performance-report a file in a "

@@ -1,6 +1,7 @@
 """The command line: statuses, messages, and commands run as users run them."""
 
 import errno
+import json
 import os
 import signal
 import socket
@@ -13,10 +14,11 @@ import click.testing
 import numpy as np
 import pytest
 
-from pipeline import cli
+from pipeline import cli, usage
 from pipeline.store import Store
 from pipeline.workspace import open_workspace
-from tests import helpers
+from tests import helpers, source_files
+from tests.test_pipeline_export import write_ancestry
 
 GENOTYPES = helpers.random_genotypes(60, 20)
 
@@ -291,3 +293,189 @@ def test_prepare__uses_x_on_demand(tmp_path: Path):
         assert result.exit_code == 0, result.output
         found = helpers.read_array(output, "variant_contig_name")
         assert len(found) == n_variants
+
+
+ONE_WORKER = ("--workers", "1")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "c", "--output", "o", "-k", "2", "-k", "3"), "-k is given 2 times"),
+        (("run", "c", "--seed", "1", "--seed", "1"), "--seed is given 2 times"),
+        (("run", "c", "--output", "a", "--output=b"), "--output is given 2 times"),
+        (("simulate", "s", "--fst", ".1", "--fst", ".2"), "--fst is given 2 times"),
+        (("--log-format", "text", "--log-format", "json", "run"), "--log-format is"),
+    ],
+)
+def test_options__of_one_value_are_given_once(
+    arguments: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: Any
+):
+    monkeypatch.chdir(tmp_path)
+    assert_refused(call(*arguments), message)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_options__flags_may_be_said_twice(tmp_path: Path):
+    result = call("report", tmp_path / "none.zarr", "--output", "r.html", "-v", "-v")
+    assert_refused(result, "does not exist")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("report", "a.zarr", "--output", "fig.pdf"), "written as .html alone"),
+        (("report", "a.zarr", "--output", "fig"), "written as .html alone"),
+        (("run", "c.vcz", "--output", "out.html"), "would be a folder"),
+        (("apply", "m", "c.vcz", "--output", "q.csv"), "would be a folder"),
+        (("import", "c.bed", "--output", "c.vcf.gz"), "would be a folder"),
+        (("simulate", "c.bed"), "would be a folder"),
+        (("export", "a.zarr", "q.tsv"), "beginning of several files' names"),
+        (("export", "a.zarr", "q.3.Q"), "beginning of several files' names"),
+        (
+            ("run", "c.vcz", "--output", "o", "--metrics-file", "m.json"),
+            "--metrics-file is written as .prom alone",
+        ),
+        (
+            ("run", "c.vcz", "--output", "o", "--performance-report", "p.pdf"),
+            "--performance-report is written as .html alone",
+        ),
+    ],
+)
+def test_outputs__are_named_as_what_they_will_be(
+    arguments: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: Any
+):
+    monkeypatch.chdir(tmp_path)
+    assert_refused(call(*arguments), message)
+    assert list(tmp_path.iterdir()) == []
+
+
+def finished_run(path: Path) -> Path:
+    """A directory as `run` leaves it, with an ancestry store of two people."""
+    path.mkdir()
+    write_ancestry(path / "ancestry.zarr")
+    store = Store.open(path / "ancestry.zarr", "ancestry", writable=True)
+    store.set_attrs(log_likelihood=-1.0, observed_genotypes=4)
+    for kind in ("model", "prepared"):
+        Store.create(path / f"{kind}.zarr", kind).finish()
+    return path
+
+
+def test_results__of_a_run_are_found_by_its_directory(tmp_path: Path):
+    out = finished_run(tmp_path / "out")
+    assert call("export", out, tmp_path / "q").exit_code == 0
+    assert (tmp_path / "q.tsv").exists()
+    page = tmp_path / "r.html"
+    assert call("report", f"{out}/", "--output", page).exit_code == 0
+    assert "<html" in page.read_text()
+    nobody = ("nothing.vcz", "--output", tmp_path / "a.zarr", *ONE_WORKER)
+    # Once the model is found, the cohort is looked for.
+    assert_refused(call("apply", out, *nobody), "nothing.vcz")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("prepared.zarr", "a streamixture prepared store; fit a model to it with"),
+        ("model.zarr", "a streamixture model store; project a cohort on it with"),
+        ("ancestry.zarr", "a streamixture ancestry store; write text of it with"),
+        ("", "is no cohort but the results of a run"),
+    ],
+)
+@pytest.mark.parametrize("verb", [("run",), ("prepare",), ("run", "--dry-run")])
+def test_results__of_a_run_are_no_cohort(
+    tmp_path: Path, name: str, message: str, verb: tuple[str, ...]
+):
+    source = finished_run(tmp_path / "out") / name
+    result = call(*verb, source, "--output", tmp_path / "other", *ONE_WORKER)
+    assert_refused(result, message)
+    assert not (tmp_path / "other").exists()
+
+
+def test_log_format__stands_behind_the_command_too(tmp_path: Path):
+    arguments = [
+        str(Path(sys.executable).parent / "streamixture"),
+        "report",
+        "none.zarr",
+    ]
+    arguments += ["--output", "r.html", "--log-format", "json"]
+    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert json.loads(line)["exit_status"] == 2
+
+
+def test_help__has_headings_and_defaults():
+    said = call("run", "--help").stdout
+    headings = [f"{name}:" for name in (usage.MAIN, *usage.HEADINGS)]
+    places = [said.index(heading) for heading in headings if heading in said]
+    assert len(places) >= 6
+    assert places == sorted(places)
+    assert said.index("-k INTEGER") < said.index("--workers") < said.index("--dashb")
+    words = " ".join(said.split())
+    assert "[default: (5, or fit.n_populations of --config)" in words
+    assert "[default: (likelihood)]" in words
+
+
+@pytest.mark.parametrize("name", list(cli.main.commands))
+def test_help__every_option_says_what_it_is_for(name: str):
+    for parameter in cli.main.commands[name].params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, parameter.name
+
+
+def write_files(folder: Path, kind: str) -> list[str]:
+    """Files of 20 people and 60 variants; what `run` may be given."""
+    calls = source_files.admixed_calls(60, 20)
+    if kind == "bed":
+        source_files.write_bed(folder / "c.1.bed", calls)
+        return ["c.1.bed", "c.1"]
+    if kind == "pgen":
+        source_files.write_pgen(folder / "c.pgen", calls)
+        return ["c.pgen", "c"]
+    if kind == "bgen":
+        source_files.write_bgen(folder / "c.bgen", calls)
+        return ["c.bgen", "c"]
+    source_files.write_vcf_calls(folder / "c.vcf.gz", calls)
+    return ["c.vcf.gz", "*.vcf.gz"]
+
+
+@pytest.mark.parametrize("kind", ["bed", "pgen", "bgen", "vcf"])
+def test_dry_run__of_files_says_the_sizes_and_writes_nothing(tmp_path: Path, kind: str):
+    names = write_files(tmp_path, kind)
+    before = sorted(tmp_path.iterdir())
+    for name in names:
+        arguments = ("run", tmp_path / name, "--output", tmp_path / "out", "-k", "2")
+        result = call(*arguments, "--dry-run", *ONE_WORKER)
+        assert result.exit_code == 0, result.output
+        assert "20 people x 60 variants" in result.stdout
+        assert "memory of a worker" in result.stdout
+        assert f"{names[0]}, first" in result.stdout
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_dry_run__of_a_bed_that_is_cut_short(tmp_path: Path):
+    bed = source_files.write_bed(tmp_path / "c.bed", source_files.admixed_calls(60, 20))
+    bed.write_bytes(bed.read_bytes()[:-1])
+    result = call("run", bed, "--output", tmp_path / "out", "--dry-run", *ONE_WORKER)
+    assert_refused(result, "c.bed has 302 bytes, and 303 are 60 variants of 20 people")
+
+
+def test_cohort__may_be_the_prefix_of_a_fileset(tmp_path: Path):
+    write_files(tmp_path, "bed")
+    target = tmp_path / "c.vcz"
+    result = call("import", tmp_path / "c.1", "--output", target, "--workers", "0")
+    assert result.exit_code == 0, result.output
+    assert helpers.read_array(target, "call_genotype").shape == (60, 20, 2)
+
+
+def test_cohort__of_several_filesets_or_a_table_says_what_to_name(tmp_path: Path):
+    write_files(tmp_path, "bed")
+    (tmp_path / "c.1.pgen").touch()
+    options = ("--output", tmp_path / "out")
+    result = call("run", tmp_path / "c.1", *options)
+    assert_refused(result, "c.1.bed and ")
+    assert "c.1.pgen; name the one to read" in result.stderr
+    result = call("run", tmp_path / "c.1.bim", *options)
+    assert_refused(result, "c.1.bim holds no genotypes; name ")
+    assert "c.1.bed" in result.stderr

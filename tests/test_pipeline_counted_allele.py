@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline import counted_allele
+from pipeline import allele_direction, counted_allele
 from pipeline.counted_allele import ALTERNATE, REFERENCE
 
 
@@ -29,9 +29,9 @@ def test_correlate__refuses_only_the_other_allele(n_people, n_variants):
         rng = np.random.default_rng([n_people, n_variants, seed])
         p = rng.uniform(0.05, 0.5, (3, n_variants))
         alternate, total = counts(rng.dirichlet(np.ones(3)) @ p, n_people, seed)
-        assert not counted_allele.correlate(alternate, total, p).runs_against
+        assert not allele_direction.correlate(alternate, total, p).runs_against
         if n_people * n_variants > 1_000:
-            turned = counted_allele.correlate(total - alternate, total, p)
+            turned = allele_direction.correlate(total - alternate, total, p)
             assert turned.runs_against, turned
 
 
@@ -40,7 +40,7 @@ def test_correlate__strangers_and_noise_are_not_refused():
     for seed in range(200):
         p, theirs = rng.uniform(0.05, 0.95, (2, 2, 150))
         alternate, total = counts(theirs[0], 1, seed)
-        assert not counted_allele.correlate(alternate, total, p).runs_against
+        assert not allele_direction.correlate(alternate, total, p).runs_against
 
 
 def test_correlate__populations_that_are_each_other_turned_round_tell_nothing():
@@ -48,12 +48,12 @@ def test_correlate__populations_that_are_each_other_turned_round_tell_nothing():
     first = np.tile([0.05, 0.95], 100)
     p = np.stack([first, 1 - first])
     alternate, total = counts(1 - first, 50, 0)
-    assert not counted_allele.correlate(alternate, total, p).runs_against
+    assert not allele_direction.correlate(alternate, total, p).runs_against
 
 
 def test_correlate__nothing_called_or_nothing_varies():
     p = np.full((2, 200), 0.3)
     none = np.zeros(200)
-    assert counted_allele.correlate(none, none, p) == (0, 0, 0)
-    found = counted_allele.correlate(none, np.full(200, 2.0), p)
+    assert allele_direction.correlate(none, none, p) == (0, 0, 0)
+    found = allele_direction.correlate(none, np.full(200, 2.0), p)
     assert (found.runs_against, found.n_variants) == (False, 200)
