@@ -68,7 +68,22 @@ def _columns(ancestry: store.Store) -> list[_Columns]:
         _Columns([POORLY_DESCRIBED], "sample_poorly_described", _flags),
         _Columns([LOG_LIKELIHOOD], "sample_log_likelihood", _decimals),
         _Columns([GROUP], "sample_population", _plain, needs_calls=False),
+        _Columns(_further(ancestry, names), "sample_group", _plain, needs_calls=False),
     ]
+
+
+def _further(ancestry: store.Store, populations: list[str]) -> list[str]:
+    """Names of the further columns of groups, none of which another column has."""
+    if "group_column_id" not in ancestry:
+        return []
+    taken = {*populations, *(f"{name}_se" for name in populations), *_OTHERS}
+    names = []
+    for name in ancestry.read("group_column_id").tolist():
+        while name in taken:
+            name = f"{GROUP}_{name}"
+        taken.add(name)
+        names.append(name)
+    return names
 
 
 def population_columns(ancestry: store.Store) -> list[str]:

@@ -235,6 +235,8 @@ def _lay_out(
     if "sample_population" in source:
         labels = source.read("sample_population")
         store.write("sample_population", schema.POPULATION, labels)
+    if "sample_group" in source:
+        write_all(store, schema.GROUPS, {n: source.read(n) for n in schema.GROUPS})
     if check is not None:
         write_all(store, schema.REFERENCES, fit_check.reference_arrays(check.path))
     n_populations = model.attrs["n_populations"]

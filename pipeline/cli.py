@@ -22,12 +22,14 @@ from pipeline.options import (
     PATH,
     config_option,
     configure,
+    group_options,
     import_options,
     include_x_option,
     labels_option,
     method_option,
     overwrite_option,
     populations_option,
+    read_groups,
     read_labels,
     restart,
     seed_option,
@@ -80,6 +82,7 @@ def main(verbose: int, log_format: str) -> None:
     help="Print what the run would need, and whether it fits; write nothing.",
 )
 @labels_option
+@group_options
 @write_to_cohort_option
 @restart
 def run(
@@ -96,6 +99,8 @@ def run(
     dosages: bool,
     dry_run: bool,
     labels: Location | None,
+    groups: Location | None,
+    group_id: str,
     **options: Any,
 ) -> None:
     """Estimate the ancestry of everybody in COHORT.
@@ -122,8 +127,9 @@ def run(
             click.echo(f"{name:20}  {value}")
         return
     known = read_labels(labels)
+    shown = read_groups(groups, group_id)
     result = runner.run(
-        cohort, output, config, where.cluster(), labels=known, **options
+        cohort, output, config, where.cluster(), labels=known, groups=shown, **options
     )
     _print_result(result.summary, output)
 

@@ -126,6 +126,9 @@ def _require_positive(section: str, **values: float) -> None:
 
 IID, FID_IID = "iid", "fid_iid"
 SAMPLE_IDS = (IID, FID_IID)
+# What a file of groups may name people by.
+FID = "fid"
+GROUP_IDS = (*SAMPLE_IDS, FID)
 
 
 @dataclass(frozen=True)

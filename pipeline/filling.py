@@ -66,6 +66,9 @@ def lay_out(
     if "sample_population" in cohort.dataset:
         labels = cohort.dataset["sample_population"].values.astype(str)
         store.write("sample_population", schema.POPULATION, labels)
+    if set(schema.GROUPS) <= set(cohort.dataset):
+        further = {name: cohort.dataset[name].values for name in schema.GROUPS}
+        write_all(store, schema.GROUPS, further)
     unit = plan.chunk_people(sample_chunk)
     store.lay_out(
         "call_genotype_packed",

@@ -10,7 +10,15 @@ from typing import Any, TypeVar
 import click
 
 from pipeline import output_names, source_files
-from pipeline.config import METHODS, SAMPLE_IDS, RunConfig, load_config, replace_values
+from pipeline.config import (
+    GROUP_IDS,
+    IID,
+    METHODS,
+    SAMPLE_IDS,
+    RunConfig,
+    load_config,
+    replace_values,
+)
 from pipeline.location import Location, locate
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -122,8 +130,34 @@ include_x_option = click.option(
 labels_option = click.option(
     "--labels",
     type=LOCATION,
-    help="Lines of sample id, tab, population: people whose population is known.",
+    help="Lines of sample id, tab, population: people whose population the fit takes "
+    "as known. To show people by groups and leave the fit alone, give --groups.",
 )
+
+
+def group_options(function: Command) -> Command:
+    """Add the options that say what groups people are shown by."""
+    path = click.option(
+        "--groups",
+        type=LOCATION,
+        help="Lines of id, group and further columns, between tabs or blanks: what "
+        "report and tables show people by. It changes no estimate, as --labels does.",
+    )
+    ids = click.option(
+        "--group-id",
+        type=click.Choice(GROUP_IDS),
+        default=IID,
+        help="What people are named by in --groups: individual id, family and "
+        "individual id in two columns, or family id.",
+    )
+    return path(ids(function))
+
+
+def read_groups(path: Location | None, group_id: str) -> Any:
+    """Read the file of groups, where one is given."""
+    from pipeline import groups
+
+    return None if path is None else groups.read_groups(path, group_id)
 
 
 def read_labels(path: Location | None) -> Any:

@@ -10,6 +10,7 @@ from pipeline.apply import apply_model
 from pipeline.cohort import Cohort
 from pipeline.config import TRUSTED, RunConfig, replace_values
 from pipeline.filling import fill, lay_out
+from pipeline.groups import Groups, add_groups
 from pipeline.lineage import describe, provenance_of_projection
 from pipeline.location import Location
 from pipeline.match import Match, MatchCounts, match_variants
@@ -29,6 +30,7 @@ def project(
     config: RunConfig,
     cluster: AbstractContextManager[Cluster],
     *,
+    groups: Groups | None = None,
     resume: bool = False,
     overwrite: bool = False,
     write_to_cohort: bool = False,
@@ -48,6 +50,8 @@ def project(
         Refinement, strands, overlap and seed.
     cluster
         Workers.
+    groups
+        Groups that the report shows people by.
     resume
         Continue an interrupted projection.
     overwrite
@@ -81,6 +85,9 @@ def project(
         if model.attrs.get("cohort_fingerprint") == fingerprint:
             config = replace_values(config, "apply", strand=TRUSTED)
         inputs = provenance_of_projection(fingerprint, model.attrs, config.apply)
+        if groups is not None:
+            cohort = add_groups(cohort, groups, source)
+            inputs["groups"] = groups.fingerprint
         attrs = describe(source, inputs)
         if back is not None:
             k, named = model.attrs["n_populations"], "population_id" in model

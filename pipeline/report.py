@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 
 from pipeline import figures, output_names, publication, qc_summary, store
 from pipeline.errors import InputError
+from pipeline.groups import NONE, Groups, Placed, place_groups
 from pipeline.location import Location, replacing
 from pipeline.pair_means import mean_over_pairs
 
@@ -77,7 +78,9 @@ def group_means(
     return GroupMeans(names.tolist(), np.bincount(member), means)
 
 
-def write_report(store_path: Location, output: Location) -> None:
+def write_report(
+    store_path: Location, output: Location, *, groups: Groups | None = None
+) -> None:
     """Write the report of an ancestry store, in place of an earlier one.
 
     Parameters
@@ -86,12 +89,14 @@ def write_report(store_path: Location, output: Location) -> None:
         The ancestry store.
     output
         The HTML file, in a folder that exists.
+    groups
+        Groups to show people by, in place of those that the store has.
 
     Raises
     ------
     InputError
         If the store is not one of ancestry, the file is not named as a page is, its
-        folder does not exist, or it cannot be written.
+        folder does not exist, it cannot be written, or the groups name nobody.
     """
     if output.is_dir():
         raise InputError(f"{output} is a folder; name a file to write the report to")
@@ -101,7 +106,7 @@ def write_report(store_path: Location, output: Location) -> None:
     )
     if isinstance(output, Path) and not output.parent.is_dir():
         raise InputError(f"folder {output.parent} does not exist; make it first")
-    page = _render(result)
+    page = _render(result, _groups_of(result, groups))
     try:
         with replacing(output) as file:
             file.write(page.encode())
@@ -112,12 +117,25 @@ def write_report(store_path: Location, output: Location) -> None:
         ) from error
 
 
-def _render(result: store.Store) -> str:
+def _groups_of(result: store.Store, groups: Groups | None) -> Placed | None:
+    """Groups of a store's people: those given, else its own, if it has any."""
+    if groups is not None:
+        return place_groups(groups, result.read("sample_id"))
+    if "sample_population" not in result:
+        return None
+    population = result.read("sample_population")
+    if "sample_group" not in result:
+        return Placed(population, np.empty((len(population), 0), np.str_), ())
+    names = result.read("group_column_id").tolist()
+    return Placed(population, result.read("sample_group"), tuple(names))
+
+
+def _render(result: store.Store, placed: Placed | None) -> str:
     attrs = result.attrs
     ancestry = result.read("sample_ancestry_proportion")
     in_fit = result.read("sample_in_fit")
     called = ~np.isnan(ancestry).any(axis=1)
-    labels = _labels(result, ancestry)[called]
+    labels = _labels(result, placed, ancestry)[called]
     context = {
         "source": attrs.get("source"),
         "provenance": attrs.get("provenance") or {},
@@ -130,12 +148,13 @@ def _render(result: store.Store) -> str:
         "n_without_calls": int((~called).sum()),
         "names": _population_names(result),
         "colours": [figures.colour_of(k) for k in range(ancestry.shape[1])],
-        "by_population": "sample_population" in result,
+        "by_population": placed is not None,
         "qc_steps": attrs.get("qc_steps") or [],
         "relatives": attrs.get("relatives"),
-        **_fit_check_section(result, ancestry),
+        **_fit_check_section(result, placed, ancestry),
         **_trace_section(attrs),
         **(_ancestry_section(ancestry[called], labels) if called.any() else {}),
+        "further": _further_tables(ancestry[called], placed, called),
     }
     return _template().render(context) + "\n"
 
@@ -182,14 +201,39 @@ def _population_names(result: store.Store) -> list[str]:
 
 
 def _labels(
-    result: store.Store, ancestry: Float[np.ndarray, "samples populations"]
+    result: store.Store,
+    placed: Placed | None,
+    ancestry: Float[np.ndarray, "samples populations"],
 ) -> np.ndarray:
-    """Group of each person: its label, else the population with the largest share."""
-    if "sample_population" in result:
-        labels = result.read("sample_population")
-        return np.where(labels == "", NO_LABEL, labels)
+    """Group of each person, else the population with the largest share."""
+    if placed is not None:
+        return _named(placed.population)
     names = np.array([f"mostly {name}" for name in _population_names(result)])
     return names[ancestry.argmax(axis=1)]
+
+
+def _named(groups: np.ndarray) -> np.ndarray:
+    return np.where(groups == NONE, NO_LABEL, groups)
+
+
+def _further_tables(
+    ancestry: Float[np.ndarray, "samples populations"],
+    placed: Placed | None,
+    called: np.ndarray,
+) -> list[tuple[str, int, list[tuple[str, int, list[float]]]]]:
+    """Mean ancestry by each further column of groups, the largest of them listed."""
+    tables = []
+    columns = () if placed is None or not called.any() else placed.columns
+    for column, name in enumerate(columns):
+        assert placed is not None, "it has columns"
+        summary = group_means(ancestry, _named(placed.further[called, column]))
+        largest = np.argsort(-summary.counts, kind="stable")[:MAX_GROUPS_LISTED]
+        listed = [
+            (summary.names[i], int(summary.counts[i]), summary.means[i].tolist())
+            for i in np.sort(largest)
+        ]
+        tables.append((name, len(summary.names), listed))
+    return tables
 
 
 def _ancestry_section(
@@ -216,20 +260,22 @@ def _ancestry_section(
 
 
 def _fit_check_section(
-    result: store.Store, ancestry: Float[np.ndarray, "samples populations"]
+    result: store.Store,
+    placed: Placed | None,
+    ancestry: Float[np.ndarray, "samples populations"],
 ) -> dict[str, Any]:
     """People whom the populations do not describe, by group, and what they share."""
     found = result.attrs.get("fit_check")
     if not found:
         return {}
     flagged = result.read("sample_poorly_described")
-    groups = _labels(result, np.nan_to_num(ancestry))
+    groups = _labels(result, placed, np.nan_to_num(ancestry))
     names, member = np.unique(groups, return_inverse=True)
     n_flagged = np.bincount(member, flagged, len(names)).astype(int)
     n_people = np.bincount(member)
     listed = np.argsort(-n_flagged, kind="stable")[:MAX_GROUPS_LISTED]
     # Without labels, those who are not described are a group of their own.
-    if "sample_population" not in result:
+    if placed is None:
         groups = np.where(flagged, np.char.add(groups, ", not described"), groups)
     people = result.read("reference_sample")
     compared, of_person, sizes = np.unique(

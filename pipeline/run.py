@@ -22,6 +22,7 @@ from pipeline.cohort import Cohort
 from pipeline.config import RunConfig
 from pipeline.demo import write_demo_cohort
 from pipeline.encode import chunk_sizes
+from pipeline.groups import Groups, add_groups
 from pipeline.ingest import needs_import
 from pipeline.labels import Labels
 from pipeline.location import Location
@@ -51,6 +52,7 @@ def run(
     cluster: AbstractContextManager[Cluster],
     *,
     labels: Labels | None = None,
+    groups: Groups | None = None,
     resume: bool = False,
     overwrite: bool = False,
     write_to_cohort: bool = False,
@@ -70,6 +72,8 @@ def run(
         Workers, started when the cohort was found to be readable.
     labels
         People whose population is known.
+    groups
+        Groups that the report shows people by.
     resume, overwrite
         What to do where the directory has results.
     write_to_cohort
@@ -91,6 +95,9 @@ def run(
         cohort = sources.open_to_fit(source, workspace.work, config.source)
         fit_stage.check_labels(labels, cohort.sample_ids, config)
         inputs = lineage.provenance_inputs(cohort.fingerprint(), config, labels)
+        if groups is not None:
+            cohort = add_groups(cohort, groups, source)
+            inputs["groups"] = groups.fingerprint
         attrs = lineage.describe(name or source, inputs)
         k = config.fit.n_populations
         if back is not None:

@@ -179,8 +179,21 @@ ANCESTRY = {
 }
 
 POPULATION = ArraySpec(
-    ("samples",), "str", "Label of the person's population, where the cohort has it."
+    ("samples",),
+    "str",
+    "Group of the person that the report shows, from the cohort or the file of groups; "
+    "empty where there is none.",
 )
+GROUPS = {
+    "sample_group": ArraySpec(
+        ("samples", "group_columns"),
+        "str",
+        "Further columns of the file of groups; empty for people without a line.",
+    ),
+    "group_column_id": ArraySpec(
+        ("group_columns",), "str", "Name of each of these columns."
+    ),
+}
 STANDARD_ERROR = ArraySpec(
     ("samples", "populations"),
     "float32",
@@ -246,6 +259,7 @@ REPROCESSED = {
 OPTIONAL_ANCESTRY = {
     "population_id": POPULATION_ID,
     "sample_population": POPULATION,
+    **GROUPS,
     "sample_ancestry_proportion_se": STANDARD_ERROR,
     **FIT_CHECK,
     **REFERENCES,

@@ -18,12 +18,14 @@ from pipeline.options import (
     PATH,
     config_option,
     configure,
+    group_options,
     import_options,
     include_x_option,
     labels_option,
     method_option,
     overwrite_option,
     populations_option,
+    read_groups,
     read_labels,
     restart,
     seed_option,
@@ -217,6 +219,7 @@ def import_model(
 @on_workers
 @config_option
 @import_options
+@group_options
 @write_to_cohort_option
 @restart
 def apply_(
@@ -229,6 +232,8 @@ def apply_(
     config_path: Path | None,
     sample_id: str | None,
     dosages: bool,
+    groups: Location | None,
+    group_id: str,
     **options: bool,
 ) -> None:
     """Project the people of COHORT on a fitted MODEL.
@@ -246,7 +251,10 @@ def apply_(
     from pipeline import projection
 
     cluster = where.cluster()
-    found = projection.project(model, cohort, output, config, cluster, **options)
+    shown = read_groups(groups, group_id)
+    found = projection.project(
+        model, cohort, output, config, cluster, groups=shown, **options
+    )
     click.echo(f"variants of the model: {found}")
     click.echo(f"ancestry of {cohort}: {output}")
 
@@ -284,14 +292,17 @@ def export(store: Location, prefix: Location, allele: str, overwrite: bool) -> N
 @click.command(cls=Command)
 @click.argument("store", type=LOCATION)
 @click.option("--output", required=True, type=LOCATION, help="HTML file to write.")
-def report(store: Location, output: Location) -> None:
+@group_options
+def report(
+    store: Location, output: Location, groups: Location | None, group_id: str
+) -> None:
     """Write the report of an ancestry STORE, as one page of HTML.
 
     STORE may be the directory of a run, of which ancestry.zarr is taken.
     """
     from pipeline import report as stage
 
-    stage.write_report(store, output)
+    stage.write_report(store, output, groups=read_groups(groups, group_id))
     click.echo(output)
 
 

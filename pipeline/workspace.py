@@ -150,8 +150,9 @@ class Workspace:
             provenance.write_json(path, inputs)
             return
         found = json.loads(path.read_text())
-        for key, value in json.loads(json.dumps(inputs)).items():
-            if found.get(key) != value:
+        wanted = json.loads(json.dumps(inputs))
+        for key in {**wanted, **found}:
+            if found.get(key) != wanted.get(key):
                 raise InputError(
                     f"{self.output}: the unfinished run has another {key}; run with "
                     "the same inputs to --resume, or --overwrite to start afresh"
