@@ -38,6 +38,8 @@ MAX_FACTOR_VARIANTS = 8_192
 MAX_TRIAL_VARIANTS = 2_048
 # Losses of the trial that differ by less than this may be in another order.
 TRIAL_MARGIN = 1.05
+# Losses below this share of the squares that they are the difference of are rounding.
+ROUNDING = 1e-12
 # Keeps starting frequencies where a Newton step is well scaled.
 FREQUENCY_MARGIN = 1e-3
 
@@ -182,12 +184,16 @@ def _alternate(low_rank: _LowRank, frequencies: FloatArray) -> _Factors:
         if change < ALTERNATION_TOLERANCE:
             break
     # |LR - QP|^2 from K x K products alone.
+    size = np.sum(
+        (low_rank.left @ low_rank.left.T) * (low_rank.right @ low_rank.right.T)
+    )
     loss = (
-        np.sum((low_rank.left @ low_rank.left.T) * (low_rank.right @ low_rank.right.T))
+        size
         - 2 * np.sum((ancestry @ low_rank.left.T) * (frequencies @ low_rank.right.T))
         + np.sum((ancestry @ ancestry.T) * (frequencies @ frequencies.T))
     )
-    return _Factors(ancestry, float(loss))
+    # Where nothing is left, rounding would decide, and could make it negative.
+    return _Factors(ancestry, max(float(loss), ROUNDING * float(size)))
 
 
 def _least_squares_ancestry(low_rank: _LowRank, frequencies: FloatArray) -> FloatArray:

@@ -17,11 +17,8 @@ from pipeline.config import LIKELIHOOD, FitConfig
 from pipeline.location import Location
 from pipeline.prepared import Prepared, open_store
 from pipeline.progress import track
-from pipeline.start import starting_point
+from pipeline.start import passes_of_start, starting_point
 from pipeline.tasks import Cluster, Future
-
-# Reads of the whole data before the first round: the start's sample and its extension.
-PASSES_BEFORE_ROUNDS = 2
 
 
 @dataclass(frozen=True)
@@ -130,7 +127,7 @@ def fit(
         log_likelihood=search.best.log_likelihood,
         trace=trace,
         converged=search.converged,
-        data_passes=len(trace) + PASSES_BEFORE_ROUNDS,
+        data_passes=len(trace) + passes_of_start(config),
         people=people,
         refused=refused_points(trace, search.tolerance),
     )

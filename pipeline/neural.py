@@ -20,13 +20,13 @@ from estimator.config import AncestryEstimatorConfig
 from estimator.joint import JointSchedule, add_gradients
 from pipeline import joint, minibatch, provenance, stream, train
 from pipeline.config import NEURAL, NeuralConfig, RunConfig
-from pipeline.fit import PASSES_BEFORE_ROUNDS, FitResult
+from pipeline.fit import FitResult
 from pipeline.joint import Evaluated, JointFiles, Version
 from pipeline.location import Location
 from pipeline.minibatch import FittedModel, Slice
 from pipeline.prepared import Prepared
 from pipeline.progress import track
-from pipeline.start import starting_point
+from pipeline.start import passes_of_start, starting_point
 from pipeline.sum_tree import subtrees_of_workers
 from pipeline.tasks import Cluster
 from pipeline.train import Encoder
@@ -242,7 +242,7 @@ class NeuralFit:
             log_likelihood=training_figures["log_likelihood"],
             trace=trace,
             converged=True,
-            data_passes=PASSES_BEFORE_ROUNDS + epochs + _OTHER_PASSES,
+            data_passes=passes_of_start(self.config.fit) + epochs + _OTHER_PASSES,
             method=NEURAL,
         )
         encoder = Encoder(files.config, state.encoder.weights, files.load_layer(epochs))

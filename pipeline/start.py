@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from estimator.acceleration import Point
+from estimator.config import MIN_FREQUENCY
 from estimator.likelihood import ancestry_statistics
 from estimator.packing import VARIANTS_PER_BYTE
 from estimator.spectral import StartingValues, spectral_start
@@ -29,6 +30,8 @@ from pipeline.tasks import Cluster, Future
 
 # Newton steps for the Q of everybody, given P of the start's variants, from 1/K.
 EXTENSION_STEPS = 2
+# Reads of the whole data: the sample and its extension.
+_PASSES = 2
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,8 @@ def starting_point(
 ) -> Point:
     """Spectral start on a sample, extended to everyone and every variant.
 
-    Parameters are those of `fit`.
+    One population needs no search: its frequencies are those of the people in the
+    fit, which are the maximum of the likelihood. Parameters are those of `fit`.
 
     Raises
     ------
@@ -62,6 +66,8 @@ def starting_point(
         If there are fewer people or variants than populations.
     """
     _check_size(prepared, config)
+    if config.n_populations == 1:
+        return _one_population(prepared)
     tasks = rounds.shard_tasks(prepared, config, stamp)
     with track("starting values"):
         first = cluster.spread(1)[0]
@@ -89,6 +95,22 @@ def starting_point(
         ancestry = np.concatenate(cluster.results(people))
         del rehearsal
     return Point(ancestry, frequencies)
+
+
+def passes_of_start(config: FitConfig) -> int:
+    """Times that the starting values read the whole data.
+
+    >>> passes_of_start(FitConfig(n_populations=1))
+    0
+    """
+    return 0 if config.n_populations == 1 else _PASSES
+
+
+def _one_population(prepared: Prepared) -> Point:
+    """The maximum of the likelihood with K = 1, in closed form."""
+    frequency = open_store(prepared.path).read("variant_frequency")
+    bounded = frequency.clip(MIN_FREQUENCY, 1 - MIN_FREQUENCY).astype(np.float32)
+    return Point(np.ones((prepared.n_in_fit, 1), np.float32), bounded[None])
 
 
 def _check_size(prepared: Prepared, config: FitConfig) -> None:

@@ -278,6 +278,30 @@ def test_spectral_start__is_near_the_truth():
     assert np.sqrt(np.mean(error**2)) < 0.1
 
 
+@pytest.mark.parametrize("k", [1, 2, 4])
+@pytest.mark.parametrize("seed", range(12))
+def test_spectral_start__of_one_population(k, seed):
+    # Least squares leave nothing with K = 1, and rounding makes that negative.
+    genotypes = oracle.simulate(200, 300, 1, seed=seed).genotypes
+    assert_valid(*starting_point(genotypes, k, seed))
+
+
+@pytest.mark.parametrize(
+    "genotypes",
+    [
+        np.zeros((20, 40), np.int8),
+        np.full((20, 40), 2, np.int8),
+        np.tile(oracle.simulate(1, 40, 1, seed=1).genotypes, (20, 1)),
+        np.tile(np.array([[0], [2]], np.int8), (10, 40)),
+        np.full((20, 40), -1, np.int8),
+    ],
+    ids=["reference", "alternate", "clones", "two lines", "no calls"],
+)
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_spectral_start__of_people_who_do_not_differ(genotypes, k):
+    assert_valid(*starting_point(genotypes, k))
+
+
 @pytest.mark.parametrize("k", [0, 5])
 def test_spectral_start__refuses_more_populations_than_the_data_carry(k):
     genotypes = oracle.simulate(4, 30, 2, seed=1).genotypes

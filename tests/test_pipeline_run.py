@@ -143,6 +143,29 @@ def test_run__log_likelihood_is_that_of_the_arrays_published(
     assert gap < 1e-8
 
 
+@pytest.mark.parametrize("seed", [3, 4])
+def test_run__of_one_population_is_in_closed_form(
+    seed: int, workers: Cluster, tmp_path: Path
+):
+    cohort, output = tmp_path / "cohort.vcz", tmp_path / "out"
+    simulate(cohort, n_samples=200, n_variants=600, n_populations=2, seed=seed, fst=0.1)
+    ready = contextlib.nullcontext(workers)
+    summary = run.run(str(cohort), output, minimal_config(1), ready).summary
+    calls = helpers.read_array(cohort, "call_genotype")
+    called = calls.min(axis=2) >= 0
+    counts = np.where(called, calls.sum(axis=2), 0).sum(axis=1)
+    n_alleles = 2 * called.sum(axis=1)
+    p = (counts / n_alleles).clip(1e-5, 1 - 1e-5)
+    expected = float(counts @ np.log(p) + (n_alleles - counts) @ np.log1p(-p))
+    found = read(output, "variant_population_frequency")[:, 0]
+    np.testing.assert_allclose(found, p, atol=2e-6)
+    assert summary["log_likelihood"] == pytest.approx(expected, rel=1e-7)
+    # The start is the maximum: rounds confirm it, and no sample was read.
+    assert summary["data_passes"] == len(summary["log_likelihood_trace"]) == 3
+    assert (read(output, "sample_ancestry_proportion") == 1).all()
+    assert (read(output, "sample_ancestry_proportion_se") == 0).all()
+
+
 def test_run__json_has_the_stages_and_their_cost(finished: Path):
     summary = json.loads((finished / "run.json").read_text())
     names = [stage["name"] for stage in summary["stages"]]
