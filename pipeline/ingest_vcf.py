@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bio2zarr import vcf, vcf_utils
 
-from pipeline import encode, pieces
+from pipeline import encode, pieces, vcf_ploidy
 from pipeline.config import SourceConfig
 from pipeline.errors import InputError
 from pipeline.source_files import SourceFiles
@@ -54,7 +54,7 @@ def ingest(
 
 
 def _check_files(paths: Sequence[Path]) -> None:
-    """Check what can be told without reading records: ends, indexes, people."""
+    """Check what can be told from the start of the files: ends, indexes, people."""
     first: list[str] = []
     for path in paths:
         _check_compressed(path)
@@ -119,6 +119,7 @@ def _read_samples(path: Path) -> list[str]:
         with pieces.listening(), vcf_utils.VcfFile(path) as file:
             if sum(file.contig_record_counts().values()) == 0:
                 raise InputError(f"{path} holds no variants; there is nothing to fit")
+            vcf_ploidy.check_first_records(path, file.vcf)
             return list(file.vcf.samples)
     except pieces.LibraryError as error:
         raise InputError(
@@ -162,6 +163,7 @@ def _explode(
 def _explode_partition(columns: Path, number: int) -> None:
     with pieces.listening():
         vcf.explode_partition(columns, number)
+    vcf_ploidy.check_partition(columns, number)
 
 
 def _check_counts(

@@ -20,6 +20,7 @@ from pipeline.draws import (
 )
 from pipeline.genealogy import simulate_genealogy
 from pipeline.location import Location
+from pipeline.newcomers import draw_newcomers
 from pipeline.truth import (
     ALLELE_STREAM,
     CHUNK_STREAM,
@@ -96,7 +97,8 @@ def _genotype_source(
     buffer = np.empty(2 * n_calls, np.int8)
 
     def genotypes(rows: slice, columns: slice) -> vcf_zarr.Genotypes | vcf_zarr.Dosages:
-        generator = random_generator(seed, CHUNK_STREAM, rows.start, columns.start)
+        chunk = (CHUNK_STREAM, rows.start, columns.start)
+        generator = random_generator(seed, *truth.stream, *chunk)
         shape = (rows.stop - rows.start, columns.stop - columns.start, 2)
         block = buffer[: int(np.prod(shape))].reshape(shape)
         people, variants = truth.ancestry[columns], truth.frequencies[:, rows]
@@ -119,15 +121,17 @@ def _genotype_source(
 
 def _truth_variables(truth: SimulatedCohort, seed: int) -> xr.Dataset:
     n_samples, n_variants = truth.ancestry.shape[0], truth.frequencies.shape[1]
-    pairs = random_generator(seed, ALLELE_STREAM).integers(
-        len(_ALLELE_PAIRS), size=n_variants
-    )
+    alleles = truth.alleles
+    if alleles is None:
+        generator = random_generator(seed, ALLELE_STREAM)
+        pairs = generator.integers(len(_ALLELE_PAIRS), size=n_variants)
+        alleles = _ALLELE_PAIRS[pairs].view("U1").reshape(n_variants, 2)
     variables = vcf_zarr.cohort_variables(
         _contig_ids(truth),
         truth.contig,
         truth.position,
-        _ALLELE_PAIRS[pairs].view("U1").reshape(n_variants, 2),
-        [f"S{number:07d}" for number in range(1, n_samples + 1)],
+        alleles,
+        [f"{truth.id_prefix}{number:07d}" for number in range(1, n_samples + 1)],
     )
     ancestry = truth.ancestry.astype(np.float32)
     frequencies = truth.frequencies.T.astype(np.float32)
@@ -185,3 +189,37 @@ def simulate(
         truth = model(*sizes, fst=fst, dirichlet=dirichlet, seed=seed)
         chunks = {"chunk_variants": chunk_variants, "chunk_samples": chunk_samples}
         write_cohort(store, truth, kinds=kinds, seed=seed, **chunks)
+
+
+def simulate_newcomers(
+    path: str | Location,
+    truth: str | Location,
+    *,
+    n_samples: int,
+    dirichlet: float = 0.25,
+    kinds: CallKinds | None = None,
+    overwrite: bool = False,
+    seed: int,
+) -> None:
+    """Simulate people of the populations of a simulated store, into a new one.
+
+    Parameters
+    ----------
+    path
+        Folder for the store.
+    truth, n_samples, dirichlet, seed
+        As for `draw_newcomers`.
+    kinds
+        What the calls are like. X is as in the first store.
+    overwrite
+        Replace a Zarr store that is already at `path`.
+
+    Raises
+    ------
+    InputError
+        If the truth will not do, something is at `path` already or a parameter is out
+        of its range.
+    """
+    drawn = draw_newcomers(truth, n_samples, dirichlet=dirichlet, seed=seed)
+    with vcf_zarr.new_store(path, overwrite=overwrite) as store:
+        write_cohort(store, drawn, kinds=kinds, seed=seed)

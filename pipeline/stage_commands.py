@@ -6,6 +6,7 @@ They hold no logic, and import their stage when they are called.
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from pipeline import counted_allele, genome_build, qc_summary
 from pipeline.config import STRANDS, RunConfig
@@ -312,7 +313,14 @@ def report(
     "--samples", type=click.IntRange(min=1), required=True, help="Number of people."
 )
 @click.option(
-    "--variants", type=click.IntRange(min=1), required=True, help="Number of variants."
+    "--variants",
+    type=click.IntRange(min=1),
+    help="Number of variants; needed unless --truth is given.",
+)
+@click.option(
+    "--truth",
+    type=LOCATION,
+    help="Simulated store whose populations newcomers are drawn from.",
 )
 @click.option(
     "-k",
@@ -367,7 +375,8 @@ def report(
 def simulate(
     store: Location,
     samples: int,
-    variants: int,
+    variants: int | None,
+    truth: Location | None,
     n_populations: int,
     fst: float,
     dirichlet: float,
@@ -379,10 +388,30 @@ def simulate(
     seed: int,
     overwrite: bool,
 ) -> None:
-    """Simulate an admixed cohort with known Q and P, as a VCF Zarr STORE."""
+    """Simulate an admixed cohort with known Q and P, as a VCF Zarr STORE.
+
+    A cohort of another number of people has other populations, whatever the seed;
+    --truth STORE draws newcomers from those of an earlier one.
+    """
     from pipeline import draws
     from pipeline import simulate as stage
 
+    kinds = draws.CallKinds(missing, half_calls, x_share, dosage_blur)
+    if truth is not None:
+        _check_not_given(*_OF_TRUTH, because="are those of --truth")
+        stage.simulate_newcomers(
+            store,
+            truth,
+            n_samples=samples,
+            dirichlet=dirichlet,
+            kinds=kinds,
+            overwrite=overwrite,
+            seed=seed,
+        )
+        click.echo(f"simulated {store}")
+        return
+    if variants is None:
+        raise click.UsageError("Missing option '--variants'.")
     stage.simulate(
         store,
         n_samples=samples,
@@ -390,9 +419,27 @@ def simulate(
         n_populations=n_populations,
         fst=fst,
         dirichlet=dirichlet,
-        kinds=draws.CallKinds(missing, half_calls, x_share, dosage_blur),
+        kinds=kinds,
         genealogy=genealogy,
         overwrite=overwrite,
         seed=seed,
     )
     click.echo(f"simulated {store}")
+
+
+# What a simulated store says by itself.
+_OF_TRUTH = ("variants", "n_populations", "fst", "x_share", "genealogy")
+
+
+def _check_not_given(*names: str, because: str) -> None:
+    """Refuse options on the command line that another one makes void."""
+    context = click.get_current_context()
+    given = [
+        option.opts[-1]
+        for option in context.command.params
+        if option.name in names
+        and context.get_parameter_source(str(option.name))
+        is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise click.UsageError(f"{', '.join(given)} {because}; leave them out")

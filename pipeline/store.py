@@ -255,6 +255,11 @@ def open_array(url: str, name: str) -> zarr.Array:
     return zarr.open_array(zarr_files.mapping(locate(url)), mode="r", path=name)
 
 
+def group_attrs(url: str) -> dict[str, Any]:
+    """Attributes of a VCF Zarr store."""
+    return dict(zarr.open_group(zarr_files.mapping(locate(url)), mode="r").attrs)
+
+
 def find_array(url: str, name: str) -> zarr.Array | None:
     """The same of an array that need not be there."""
     try:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int32
+from jaxtyping import Float, Int32, Shaped
 
 from pipeline.errors import InputError
 from pipeline.vcf_zarr import Genotypes
@@ -20,7 +20,10 @@ FREQUENCY_RANGE = (0.05, 0.95)
 FREQUENCY_CLIP = 1e-3
 
 # One stream of random numbers for each purpose, so that none depends on another.
-TRUTH_STREAM, ALLELE_STREAM, CHUNK_STREAM = range(3)
+TRUTH_STREAM, ALLELE_STREAM, CHUNK_STREAM, NEWCOMER_STREAM = range(4)
+
+# What the store of independent variants says of its model.
+INDEPENDENT = "Balding-Nichols"
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,12 @@ class SimulatedCohort:
     genotypes
         Alleles (0 or 1) where the model yields them at once; None where they are to be
         drawn from Q and P, each allele Bernoulli(sum_k Q_ik P_kj) on its own.
+    alleles
+        Reference and alternate of each variant; None where they are to be drawn.
+    id_prefix
+        What ids of people begin with.
+    stream
+        What the streams of the genotypes' random numbers begin with.
     """
 
     ancestry: Float[np.ndarray, "samples populations"]
@@ -51,6 +60,9 @@ class SimulatedCohort:
     position: Int32[np.ndarray, " variants"]
     parameters: dict[str, Any] = dataclasses.field(default_factory=dict)
     genotypes: Genotypes | None = None
+    alleles: Shaped[np.ndarray, "variants 2"] | None = None
+    id_prefix: str = "S"
+    stream: tuple[int, ...] = ()
 
 
 def random_generator(seed: int, *stream: int) -> np.random.Generator:
@@ -129,7 +141,7 @@ def simulate_truth(
         frequencies=frequencies,
         contig=contig,
         position=position,
-        parameters={"model": "Balding-Nichols", "fst": fst, "dirichlet": dirichlet},
+        parameters={"model": INDEPENDENT, "fst": fst, "dirichlet": dirichlet},
     )
 
 
