@@ -25,9 +25,22 @@ from pipeline.plan import Rows
 from pipeline.schema import CALLS, DOSAGES, SCHEMA_VERSION, ArraySpec
 from pipeline.zarr_files import DONE
 
+
+class _Checked(numcodecs.zstd.Zstd):
+    """Zstandard with a checksum in each frame.
+
+    Every reader checks it, because the frame says that it is there. The metadata do
+    not, because tensorstore refuses an array whose metadata do.
+    """
+
+    def get_config(self) -> dict[str, Any]:
+        """What the metadata say, of which a reader makes its codec."""
+        return {"id": self.codec_id, "level": self.level}
+
+
 # Without its checksum a flipped bit would be another genotype. Blosc has none, and its
 # blocks, too small for Zstandard, take twice the time.
-_COMPRESSOR = numcodecs.Zstd(1, checksum=True)
+_COMPRESSOR = _Checked(1, checksum=True)
 _DIMENSIONS = "_ARRAY_DIMENSIONS"  # xarray's name for them
 _CONSOLIDATED = ".zmetadata"  # written last of all
 
@@ -160,9 +173,15 @@ class Store:
     def write(self, name: str, spec: ArraySpec, values: npt.NDArray[Any]) -> None:
         """Create a small array with its values, in one piece per 100,000 rows."""
         self.lay_out(name, spec, values.shape, (100_000, *values.shape[1:]))
-        self._group[name][...] = (
+        self._open_to_write(name)[...] = (
             values.astype(object) if spec.dtype == "str" else values
         )
+
+    def _open_to_write(self, name: str) -> zarr.Array:
+        """An array whose chunks are written with the checksum."""
+        array = self._group[name]
+        array._compressor = _COMPRESSOR
+        return array
 
     def read(self, name: str, *selection: Any) -> npt.NDArray[Any]:
         """Values of an array, or of a part of it; text as numpy strings.
@@ -189,7 +208,7 @@ class Store:
 
     def write_rows(self, name: str, rows: Rows, values: npt.NDArray[Any]) -> None:
         """Fill a run of rows that is a whole number of the array's chunks."""
-        array = self._group[name]
+        array = self._open_to_write(name)
         size = array.chunks[0]
         aligned = rows.start % size == 0 and (
             rows.stop % size == 0 or rows.stop == array.shape[0]

@@ -11,15 +11,24 @@ from pipeline.cohort import open_cohort
 from pipeline.errors import InputError
 from tests import helpers
 
-SIZES = {"n_variants": 2_000, "n_populations": 3, "fst": 0.1}
 KEYS = ("contig_id", "variant_contig", "variant_position", "variant_allele")
 P, Q = "simulated_population_frequency", "simulated_ancestry_proportion"
 
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("simulated") / "first.vcz"
-    simulate.simulate(path, n_samples=50, seed=1, **SIZES)
+    return write(tmp_path_factory.mktemp("simulated") / "first.vcz", 50)
+
+
+def write(path: Path, n_samples: int) -> Path:
+    simulate.simulate(
+        path,
+        n_samples=n_samples,
+        n_variants=2_000,
+        n_populations=3,
+        fst=0.1,
+        seed=1,
+    )
     return path
 
 
@@ -85,8 +94,7 @@ def project(counts: np.ndarray, p: np.ndarray) -> np.ndarray:
 
 def _others(folder: Path) -> np.ndarray:
     """P of a cohort of another number of people, of the same seed."""
-    path = folder / "others.vcz"
-    simulate.simulate(path, n_samples=51, seed=1, **SIZES)
+    path = write(folder / "others.vcz", 51)
     return helpers.read_array(path, P).T.astype(np.float64)
 
 

@@ -1,8 +1,10 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import sgkit
+import tensorstore
 import xarray as xr
 import zarr
 
@@ -355,3 +357,33 @@ def test_publish__clears_what_a_killed_one_left(tmp_path):
     target = tmp_path / "out.zarr"
     store.publish(_finished(tmp_path / "work.zarr").path, target)
     assert [p.name for p in tmp_path.iterdir()] == ["out.zarr"]
+
+
+def test_store__tensorstore_reads_it_and_checks_it(tmp_path: Path):
+    made = Store.create(tmp_path / "made.zarr", "prepared")
+    made.lay_out("call_genotype_packed", PACKED, (5, 3), (2, 3))
+    made.write_rows("call_genotype_packed", Rows(0, 5), ROWS)
+    frequency = np.array([0.25, 0.5])
+    spec = schema.PREPARED["variant_frequency"]
+    made.write("variant_frequency", spec, frequency)
+    made.finish()
+    for name, expected in (
+        ("call_genotype_packed", ROWS),
+        ("variant_frequency", frequency.astype(spec.dtype)),
+    ):
+        array = _tensorstore(tmp_path / "made.zarr" / name)
+        np.testing.assert_array_equal(array.read().result(), expected)
+    for name, chunk in (("call_genotype_packed", "1.0"), ("variant_frequency", "0")):
+        path = tmp_path / "made.zarr" / name
+        data = bytearray((path / chunk).read_bytes())
+        data[len(data) // 2] ^= 1
+        (path / chunk).write_bytes(bytes(data))
+        with pytest.raises(ValueError, match="(?i)zstd"):
+            _tensorstore(path).read().result()
+        with pytest.raises(InputError, match=f"chunk {chunk} of array {name} cannot"):
+            made.read(name)
+
+
+def _tensorstore(path: Path) -> Any:
+    store = {"driver": "file", "path": f"{path}/"}
+    return tensorstore.open({"driver": "zarr", "kvstore": store}).result()
