@@ -26,6 +26,8 @@ from estimator.packing import (
 MISSING_CALL = GENOTYPES.missing
 # A third allele, or a dosage outside [0, 2].
 INVALID_CALL = CALLS.missing - 1
+# Dimensions of dosages of each alternate allele.
+_WITH_ALLELES = 3
 INVALID_DOSAGE = DOSAGES.missing - 1
 # Rows converted at a time, so that temporary arrays stay in cache.
 _TILE_ROWS = 128
@@ -102,8 +104,11 @@ def codes_of_dosages(dosages: Dosages) -> Codes:
     >>> codes_of_dosages(np.array([[0.0, 0.5, 2.0, np.nan, 2.5]]))
     array([[    0,  8192, 32768, 65535, 65534]], dtype=uint16)
     """
+    if dosages.ndim == _WITH_ALLELES:
+        # Of one value for each alternate allele, that of the first.
+        dosages = dosages[..., 0]
     codes = np.empty(dosages.shape, DOSAGES.code_dtype)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         for start in range(0, len(dosages), _TILE_ROWS):
             tile = dosages[start : start + _TILE_ROWS]
             # Of half precision, the units would overflow.
@@ -118,7 +123,7 @@ def codes_of_dosages(dosages: Dosages) -> Codes:
 
 
 def codes_of(values: npt.NDArray[Any]) -> Codes:
-    """Codes of a part of call_genotype, or of call_dosage."""
+    """Codes of a part of call_genotype, or of dosages."""
     if values.dtype.kind == "f":
         return codes_of_dosages(values)
     return codes_of_pairs(allele_pairs(values))

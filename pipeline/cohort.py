@@ -159,14 +159,13 @@ class Cohort:
 
     @property
     def calls_name(self) -> str:
-        """Array that the calls are read from: call_genotype, else call_dosage."""
-        names = (schema.CALLS, schema.DOSAGES)
-        return next(name for name in names if name in self.dataset)
+        """Array that the calls are read from: call_genotype, else dosages."""
+        return schema.calls_array([str(name) for name in self.dataset])
 
     @property
     def has_dosages(self) -> bool:
         """Whether the calls are expected counts of alternate alleles."""
-        return self.calls_name == schema.DOSAGES
+        return self.calls_name != schema.CALLS
 
     @property
     def variant_chunk(self) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.errors import InputError
 from pipeline.location import Location
-from pipeline.schema import CALLS, DOSAGES
+from pipeline.schema import CALLS, DOSAGES, VCF_DOSAGES, calls_array
 
 # Dimensions of each array that is used, and the kinds its dtype may be of.
 SPECS = {
@@ -26,6 +26,8 @@ SPECS = {
 }
 # What takes the place of the genotypes in a store without them.
 _DOSAGE_SPEC = (("variants", "samples"), "f")
+# A VCF's DS may be declared to have a value for each alternate allele.
+_OF_ALLELES = ("alt_alleles",)
 MAX_PLOIDY = 2
 _KINDS = {
     "f": "floating-point numbers, with NaN for a missing dosage",
@@ -40,10 +42,11 @@ def arrays_used(names: Container[str]) -> dict[str, tuple[tuple[str, ...], str]]
 
     Dosages are used only where there are no genotypes.
     """
-    if CALLS in names or DOSAGES not in names:
+    calls = calls_array(names)
+    if calls == CALLS:
         return SPECS
     others = {name: spec for name, spec in SPECS.items() if name != CALLS}
-    return {DOSAGES: _DOSAGE_SPEC, **others}
+    return {calls: _DOSAGE_SPEC, **others}
 
 
 def is_consolidated(path: Location) -> bool:
@@ -65,7 +68,7 @@ def read_metadata(path: Location) -> dict[str, Any]:
             return dict(_read_json(path / ".zmetadata")["metadata"])
         parts = [
             f"{name}/{part}"
-            for name in (*SPECS, DOSAGES)
+            for name in (*SPECS, DOSAGES, VCF_DOSAGES)
             for part in (".zarray", ".zattrs")
         ]
         return {
@@ -118,7 +121,9 @@ def check_arrays(url: str, metadata: Mapping[str, Any]) -> None:
         If an array is missing, is not as VCF Zarr has it, disagrees with another
         about a size, is empty, or has genotypes of more than two alleles.
     """
-    stored = {name for name in (*SPECS, DOSAGES) if f"{name}/.zarray" in metadata}
+    stored = {
+        name for name in (*SPECS, DOSAGES, VCF_DOSAGES) if f"{name}/.zarray" in metadata
+    }
     specs = arrays_used(stored)
     missing = [name for name in specs if name not in stored]
     present = [name for name in specs if name in stored]
@@ -134,7 +139,7 @@ def check_arrays(url: str, metadata: Mapping[str, Any]) -> None:
         layout = metadata[f"{name}/.zarray"]
         attributes = metadata.get(f"{name}/.zattrs", {})
         _check_array(url, name, specs[name], layout, attributes)
-        for dim, size in zip(specs[name][0], layout["shape"], strict=True):
+        for dim, size in zip(specs[name][0], layout["shape"], strict=False):
             if size != sizes.setdefault(dim, size):
                 raise InputError(
                     f"{url}: {name} has {size} {dim}, other arrays {sizes[dim]}; "
@@ -155,6 +160,8 @@ def _check_array(
 ) -> None:
     expected, kinds = spec
     dims = attributes.get("_ARRAY_DIMENSIONS", [])
+    if name == VCF_DOSAGES and tuple(dims) == (*expected, *_OF_ALLELES):
+        expected = (*expected, *_OF_ALLELES)
     if tuple(dims) != expected or len(layout["shape"]) != len(expected):
         raise InputError(
             f"{url}: {name} has dimensions ({', '.join(dims)}), not "

@@ -19,7 +19,7 @@ from dask.local import get_sync
 
 from pipeline import contig_numbers, store, zarr_files
 from pipeline.errors import InputError
-from pipeline.schema import CALLS, DOSAGES
+from pipeline.schema import CALLS, DOSAGES, VCF_DOSAGES
 
 # Under these names the adapters of xarray keep what they adapt.
 _INNER = ("array", "_array")
@@ -74,7 +74,7 @@ def _lacks_chunks(name: str, array: zarr_files.Array) -> bool:
     if array.fill_value is None:
         unsafe = True
     else:
-        unsafe = name in (CALLS, DOSAGES) and array.fill_value >= 0
+        unsafe = name in (CALLS, DOSAGES, VCF_DOSAGES) and array.fill_value >= 0
     return unsafe and zarr_files.absent_chunk(array) is not None
 
 

@@ -239,7 +239,7 @@ def invalid_call(url: str, variant: int, person: int) -> InputError:
     if calls.dtype.kind == "f":
         value = read_calls(url, slice(variant, variant + 1), slice(person, person + 1))
         return InputError(
-            f"{url}: call_dosage is {value[0, 0]} at variant {variant}, sample "
+            f"{url}: {calls.basename} is {value.flat[0]} at variant {variant}, sample "
             f"{person}; it must be in [0, 2], or NaN where it is missing"
         )
     return InputError(

@@ -32,10 +32,10 @@ from pipeline.workspace import open_store_workspace
 logger = logging.getLogger(__name__)
 
 
-def check_labels(
+def match_labels(
     labels: Labels | None, sample_ids: npt.NDArray[np.str_], config: RunConfig
-) -> None:
-    """Refuse labels that do not fit the cohort, before any work.
+) -> Labels | None:
+    """Labels by sample id, refused before any work if they do not fit the cohort.
 
     Raises
     ------
@@ -44,13 +44,15 @@ def check_labels(
         the method takes no labels.
     """
     if labels is None:
-        return
+        return None
     if config.fit.method == NEURAL:
         raise InputError(
             'fit.method is "neural", which takes no labels; leave --labels out or fit '
             'with "likelihood"'
         )
-    place_labels(labels, sample_ids, config.fit.n_populations)
+    found = labels.of_people(sample_ids)
+    place_labels(found, sample_ids, config.fit.n_populations)
+    return found
 
 
 def open_for_fit(path: Location, config: RunConfig, labels: Labels | None) -> Prepared:
@@ -184,7 +186,7 @@ def fit_only(
     options = {"resume": resume, "overwrite": overwrite}
     found = open_prepared(publication.find_result(prepared_path, "prepared.zarr"))
     origin = open_store(found.path)
-    check_labels(labels, origin.read("sample_id"), config)
+    labels = match_labels(labels, origin.read("sample_id"), config)
     prepared = open_for_fit(found.path, config, labels)
     inputs = provenance_inputs(origin.attrs["cohort_fingerprint"], config, labels)
     inputs["prepared"] = origin.attrs["stamp"]

@@ -7,18 +7,26 @@ that ends before its end mark, or has records that cannot be read, is imported i
 
 import functools
 import json
+import logging
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from bio2zarr import vcf, vcf_utils
+import numpy as np
+import numpy.typing as npt
+from bio2zarr import vcf, vcf_utils, vcz
 
 from pipeline import encode, pieces, vcf_ploidy
 from pipeline.config import SourceConfig
 from pipeline.errors import InputError
+from pipeline.schema import CALLS, DOSAGES
 from pipeline.source_files import SourceFiles
 
+logger = logging.getLogger(__name__)
+
+_DOSAGE_FIELD = "FORMAT/DS"
 INDEX_SUFFIXES = (".tbi", ".csi")
 
 # The empty block that ends every file of bgzip.
@@ -43,14 +51,49 @@ def ingest(
     try:
         _explode(paths, columns, folder, n_workers, named)
         if not (folder / "checked").exists():
-            _check_contents(columns, named)
-            (folder / "checked").touch()
-        encode.encode(vcf.IntermediateColumnarFormat, columns, folder, n_workers)
+            chosen = _choose_calls(columns, named, config)
+            (folder / "checked").write_text(chosen)
+        columnar = _COLUMNS[(folder / "checked").read_text()]
+        encode.encode(columnar, columns, folder, n_workers)
     except pieces.LibraryError as error:
         raise InputError(
             f"{named} could not be imported ({error}); check that it is whole and "
             "sorted, and index it again"
         ) from error
+
+
+class _Dosages(vcf.IntermediateColumnarFormat):
+    """Columns of which DS becomes call_dosage, and genotypes are left out."""
+
+    def generate_schema(self, *args: Any, **options: Any) -> vcz.VcfZarrSchema:
+        """Layout of the store."""
+        schema = super().generate_schema(*args, **options)
+        kept = [f for f in schema.fields if not f.name.startswith(CALLS)]
+        (dosages,) = (field for field in kept if field.source == _DOSAGE_FIELD)
+        dosages.name, dosages.dtype = DOSAGES, "f4"
+        dosages.dimensions = ["variants", "samples"]
+        schema.fields = kept
+        return schema
+
+    def iter_field(
+        self, field_name: str, shape: tuple[int, ...], start: int, stop: int
+    ) -> Iterator[Any]:
+        """Values of a field, of DS those of the first alternate allele."""
+        if field_name != _DOSAGE_FIELD:
+            yield from super().iter_field(field_name, shape, start, stop)
+            return
+        for value in self.fields[field_name].iter_values(start, stop):
+            yield np.nan if value is None else _first(value)
+
+
+def _first(value: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    dosages = np.asarray(value).reshape(len(value), -1)[:, 0].astype(np.float32)
+    # The missing value of VCF is a NaN of its own.
+    dosages[np.isnan(dosages)] = np.nan
+    return dosages
+
+
+_COLUMNS = {CALLS: vcf.IntermediateColumnarFormat, DOSAGES: _Dosages}
 
 
 def _check_files(paths: Sequence[Path]) -> None:
@@ -61,7 +104,7 @@ def _check_files(paths: Sequence[Path]) -> None:
         _check_index(path)
         samples = _read_samples(path)
         if not samples:
-            raise InputError(f"{path} holds no genotypes (FORMAT/GT); nothing to fit")
+            raise InputError(f"{path} names no people; there is nothing to fit")
         first = first or samples
         if samples != first:
             raise InputError(
@@ -189,9 +232,34 @@ def _is_json(path: Path) -> bool:
     return True
 
 
-def _check_contents(columns: Path, named: str) -> None:
+def _choose_calls(columns: Path, named: str, config: SourceConfig) -> str:
+    """Array that the calls become: call_genotype, or call_dosage from DS."""
     found = vcf.IntermediateColumnarFormat(columns)
-    if found.gt_field is None:
-        raise InputError(f"{named} holds no genotypes (FORMAT/GT); nothing to fit")
     if found.num_records == 0:
         raise InputError(f"{named} holds no variants; there is nothing to fit")
+    # A field may be declared, and no record have it.
+    written = {
+        field.name
+        for field in found.metadata.format_fields
+        if field.summary.max_number > 0
+    }
+    if "DS" in written and (config.dosages or "GT" not in written):
+        return DOSAGES
+    if config.dosages or "GT" not in written:
+        what = "dosages (FORMAT/DS)" if config.dosages else "genotypes (GT) or dosages"
+        raise InputError(f"{named} holds no {what}; {_remedy(written)}")
+    if "DS" in written:
+        logger.info("%s: genotypes are read; --dosages reads DS instead", named)
+    return CALLS
+
+
+def _remedy(written: set[str]) -> str:
+    """What to do with files that lack the field that is needed."""
+    if "GT" in written:
+        return "leave --dosages out to read its genotypes"
+    if "GP" in written:
+        return (
+            "its genotype probabilities become dosages with plink2 --vcf FILE "
+            "dosage=GP --make-pgen --out NEW; import NEW.pgen with --dosages"
+        )
+    return f"its fields are {', '.join(sorted(written)) or 'none'}; nothing to fit"

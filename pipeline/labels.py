@@ -1,10 +1,14 @@
 """Labels: people whose population is known, from a text file.
 
-Each line names a person and a population, with a tab between them. Labelled people
-keep all of their ancestry in their population; the others are fitted as usual.
+Each line names a person and a population, with a tab between them; or, as in
+ADMIXTURE's .pop, a population alone, of the person in that place of the cohort.
+Labelled people keep all of their ancestry in their population; the others are fitted
+as usual.
 """
 
 import dataclasses
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,6 +19,8 @@ from pipeline import provenance
 from pipeline.errors import InputError
 from pipeline.location import Location
 from pipeline.prepared import Prepared
+
+logger = logging.getLogger(__name__)
 
 UNLABELLED = "-"
 HEADER = "sample_id"
@@ -40,10 +46,40 @@ class Labels:
         The file.
     people
         Label of each labelled person, by sample id.
+    in_order
+        Label of each person in the cohort's order, where the file names no ids;
+        `of_people` makes the others of them.
     """
 
     path: Location
     people: dict[str, Label]
+    in_order: tuple[Label, ...] | None = None
+
+    def of_people(self, sample_ids: npt.NDArray[np.str_]) -> "Labels":
+        """The same labels by the ids of the cohort's people.
+
+        Raises
+        ------
+        InputError
+            If lines name no ids, and there are not as many as people, or no
+            populations either.
+        """
+        if self.in_order is None:
+            return self
+        if len(self.in_order) != len(sample_ids):
+            raise InputError(
+                f"{self.path} has {len(self.in_order)} lines of one word, and the "
+                f"cohort {len(sample_ids)} people; write a line for each, in their "
+                "order, or sample id, tab and population"
+            )
+        if {label.population for label in self.in_order} <= set(sample_ids.tolist()):
+            raise InputError(
+                f"{self.path} lists sample ids and no populations; write sample id, "
+                "tab and population"
+            )
+        pairs = zip(sample_ids.tolist(), self.in_order, strict=True)
+        people = {name: label for name, label in pairs if _is_known(label)}
+        return Labels(self.path, people)
 
     @property
     def populations(self) -> list[str]:
@@ -60,9 +96,11 @@ class Labels:
 def read_labels(path: Location) -> Labels:
     """Read a file of labels.
 
-    Two fields a line, with a tab between them: sample id and population. "-" for the
-    population leaves the person unlabelled, as does leaving out the line. Empty lines,
-    and a first line that begins with "#" or with the field "sample_id", are skipped.
+    Lines of one word each are ADMIXTURE's .pop: populations in the order of the
+    cohort's people, "-" for none. Otherwise there are two fields a line, with a tab
+    between them: sample id and population. "-" for the population leaves the person
+    unlabelled, as does leaving out the line. Empty lines, and a first line that begins
+    with "#" or with the field "sample_id", are skipped.
 
     Raises
     ------
@@ -76,6 +114,8 @@ def read_labels(path: Location) -> Labels:
         raise InputError(f"{path}: {error.strerror}; check --labels") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text; check --labels") from error
+    if _are_words(lines):
+        return _read_words(path, lines)
     seen: dict[str, int] = {}
     people = {}
     for number, line in enumerate(lines, start=1):
@@ -99,6 +139,36 @@ def read_labels(path: Location) -> Labels:
     if not people:
         raise InputError(f"{path} labels nobody; leave --labels out or add lines")
     return Labels(path, people)
+
+
+def _are_words(lines: Sequence[str]) -> bool:
+    """Whether there are lines, and each that is not empty has one word and no tab."""
+    written = [line for line in lines if line.strip()]
+    return bool(written) and all(
+        len(line.split()) == 1 and "\t" not in line for line in written
+    )
+
+
+def _read_words(path: Location, lines: Sequence[str]) -> Labels:
+    words = "\n".join(lines).rstrip().split("\n")
+    for number, word in enumerate(words, start=1):
+        if not word.strip():
+            raise InputError(
+                f'{path}, line {number} is empty; write "-" for a person without label'
+            )
+    labels = tuple(Label(word.strip(), n) for n, word in enumerate(words, start=1))
+    if not any(map(_is_known, labels)):
+        raise InputError(f"{path} labels nobody; leave --labels out or add lines")
+    logger.info(
+        "%s has one word a line: populations in the order of the cohort's people, as "
+        "in ADMIXTURE's .pop",
+        path,
+    )
+    return Labels(path, {}, labels)
+
+
+def _is_known(label: Label) -> bool:
+    return label.population != UNLABELLED
 
 
 def _is_header(line: str) -> bool:

@@ -93,7 +93,7 @@ def run(
         back.check_source(source)
     with open_workspace(output, resume=resume, overwrite=overwrite) as workspace:
         cohort = sources.open_to_fit(source, workspace.work, config.source)
-        fit_stage.check_labels(labels, cohort.sample_ids, config)
+        labels = fit_stage.match_labels(labels, cohort.sample_ids, config)
         inputs = lineage.provenance_inputs(cohort.fingerprint(), config, labels)
         if groups is not None:
             cohort = add_groups(cohort, groups, source)

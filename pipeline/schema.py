@@ -6,14 +6,27 @@ text is written into each array's attributes.
 """
 
 import dataclasses
+from collections.abc import Container
 from dataclasses import dataclass
 
 import numpy as np
 
 SCHEMA_VERSION = 1
 
-# Arrays of a cohort that the calls are read from, the second where there is no first.
-CALLS, DOSAGES = "call_genotype", "call_dosage"
+# Arrays of a cohort that the calls are read from, each where there is none before it:
+# genotypes, dosages, and dosages of a VCF as bio2zarr names them, one an alternate
+# allele.
+CALLS, DOSAGES, VCF_DOSAGES = "call_genotype", "call_dosage", "call_DS"
+
+
+def calls_array(names: Container[str]) -> str:
+    """Name of the array that the calls are read from, of those that a store has.
+
+    >>> calls_array(["call_DS", "call_dosage"]), calls_array([])
+    ('call_dosage', 'call_genotype')
+    """
+    known = (CALLS, DOSAGES, VCF_DOSAGES)
+    return next((name for name in known if name in names), CALLS)
 
 
 @dataclass(frozen=True)

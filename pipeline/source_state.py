@@ -18,7 +18,7 @@ from typing import Any, Self
 from pipeline import provenance, publication, source_files
 from pipeline.cohort_metadata import read_metadata
 from pipeline.location import Location, file_mark, file_marks, locate
-from pipeline.schema import CALLS, DOSAGES
+from pipeline.schema import calls_array
 
 _VARIANTS = (
     "variant_contig",
@@ -101,7 +101,7 @@ def observe(source: str, *, contents: bool) -> SourceState:
         return SourceState(provenance.digest(marks), "")
     path = publication.resolve(locate(source))
     metadata = read_metadata(path)
-    calls = CALLS if f"{CALLS}/.zarray" in metadata else DOSAGES
+    calls = calls_array([name.removesuffix("/.zarray") for name in metadata])
     layout = metadata.get(f"{calls}/.zarray") or {}
     marks = {
         f"{name}/{key}": mark

@@ -22,7 +22,7 @@ from pipeline import zarr_files
 from pipeline.errors import InputError
 from pipeline.location import Location, RemotePath, delete_tree, locate
 from pipeline.plan import Rows
-from pipeline.schema import CALLS, DOSAGES, SCHEMA_VERSION, ArraySpec
+from pipeline.schema import CALLS, DOSAGES, SCHEMA_VERSION, VCF_DOSAGES, ArraySpec
 from pipeline.zarr_files import DONE
 
 
@@ -288,9 +288,12 @@ def find_array(url: str, name: str) -> zarr.Array | None:
 
 
 def open_genotypes(url: str) -> Genotypes:
-    """The calls of a VCF Zarr store: call_genotype or, without one, call_dosage."""
-    found = find_array(url, CALLS)
-    return open_array(url, DOSAGES) if found is None else found
+    """The calls of a VCF Zarr store: call_genotype or, without one, dosages."""
+    for name in (CALLS, DOSAGES):
+        found = find_array(url, name)
+        if found is not None:
+            return found
+    return open_array(url, VCF_DOSAGES)
 
 
 def check_genotypes(url: str) -> None:

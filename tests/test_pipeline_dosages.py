@@ -1,15 +1,18 @@
 """Dosages beside hard calls: what is lost without them, and reading them."""
 
+import gzip
 import logging
 from pathlib import Path
 
+import bio2zarr.vcf
 import click.testing
 import numpy as np
 import pgenlib
 import pytest
 import xarray as xr
 
-from pipeline import cli, ingest
+from estimator import packing
+from pipeline import cli, ingest, sources
 from pipeline.config import SourceConfig
 from pipeline.errors import InputError
 from pipeline.store import Store
@@ -97,6 +100,120 @@ def test_pgen__without_dosages_says_nothing(
     )
     counts = np.where(CALLS.counts < 0, np.nan, CALLS.counts)
     np.testing.assert_array_equal(load(tmp_path / "d.vcz")["call_dosage"], counts)
+
+
+FIELDS = {
+    "DS": '##FORMAT=<ID=DS,Number={number},Type=Float,Description="Dosage">\n',
+    "GP": '##FORMAT=<ID=GP,Number=G,Type=Float,Description="Probabilities">\n',
+}
+
+
+def write_vcf(
+    path: Path, dosages: np.ndarray, fields: str = "GT:DS", number: str = "1"
+) -> Path:
+    """The calls and their dosages, or probabilities, in a VCF that declares all."""
+    header = source_files.vcf_header(CALLS.people, ["1", "2"])
+    declared = "".join(FIELDS.values()).format(number=number)
+    lines = []
+    for row, counts, values in zip(CALLS.rows, CALLS.counts, dosages, strict=True):
+        calls = zip(counts.tolist(), values.tolist(), strict=True)
+        texts = [
+            ":".join(value_text(name, *call) for name in fields.split(":"))
+            for call in calls
+        ]
+        contig, place, name = row
+        start = [contig, str(place), name, "A", "G", ".", "PASS", ".", fields]
+        lines.append("\t".join([*start, *texts]) + "\n")
+    head = header.replace("#CHROM", declared + "#CHROM")
+    return source_files.write_vcf(path, head, "".join(lines))
+
+
+def value_text(name: str, count: int, dosage: float) -> str:
+    if name == "GT":
+        return {0: "0/0", 1: "0|1", 2: "1/1", -1: "./."}[count]
+    if np.isnan(dosage):
+        return "."
+    if name == "DS":
+        return f"{dosage:.6f}"
+    # All on the two genotypes beside the dosage.
+    low = min(int(dosage), 1)
+    chances = [0.0, 0.0, 0.0]
+    chances[low], chances[low + 1] = 1 - (dosage - low), dosage - low
+    return ",".join(f"{chance:.6f}" for chance in chances)
+
+
+@pytest.mark.parametrize("number", ["1", "A"])
+@pytest.mark.parametrize(
+    ("fields", "options"), [("DS", []), ("DS", ["--dosages"]), ("GT:DS", ["--dosages"])]
+)
+def test_vcf__ds_is_read_as_dosages(
+    tmp_path: Path, number: str, fields: str, options: list[str]
+):
+    dosages = blurred()
+    vcf = write_vcf(tmp_path / "c.vcf.gz", dosages, fields, number)
+    store = tmp_path / "c.vcz"
+    arguments = ["import", str(vcf), "--output", str(store), "--workers", "0"]
+    result = click.testing.CliRunner().invoke(cli.main, [*arguments, *options])
+    assert result.exit_code == 0, result.output
+    found = load(store)
+    assert not [name for name in found if str(name).startswith("call_genotype")]
+    np.testing.assert_allclose(found["call_dosage"].values, dosages, atol=1e-6)
+    assert sources.open_source(str(store), tmp_path).has_dosages
+
+
+def test_vcf__genotypes_are_read_where_both_are_there(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    vcf = write_vcf(tmp_path / "c.vcf.gz", blurred())
+    with caplog.at_level(logging.INFO):
+        ingest.ingest(vcf, tmp_path / "c.vcz", n_workers=0)
+    assert "genotypes are read; --dosages reads DS instead" in caplog.text
+    cohort = sources.open_source(str(tmp_path / "c.vcz"), tmp_path)
+    assert not cohort.has_dosages
+
+
+@pytest.mark.parametrize("number", ["1", "A"])
+def test_store__of_bio2zarr_with_ds_alone_is_read(tmp_path: Path, number: str):
+    dosages = blurred()
+    vcf = write_vcf(tmp_path / "c.vcf.gz", dosages, "DS", number)
+    # Without GT in the header, bio2zarr makes no genotypes.
+    declared = FIELDS["DS"].format(number=number)
+    people = source_files.vcf_header(CALLS.people, ["1", "2"])
+    head = "".join(
+        line for line in people.splitlines(keepends=True) if "ID=GT" not in line
+    ).replace("#CHROM", declared + "#CHROM")
+    records = gzip.decompress(vcf.read_bytes()).decode().splitlines(keepends=True)
+    text = "".join(line for line in records if not line.startswith("#"))
+    source_files.write_vcf(vcf, head, text)
+    bio2zarr.vcf.convert([vcf], tmp_path / "c.vcz", worker_processes=0)
+    cohort = sources.open_source(str(tmp_path / "c.vcz"), tmp_path)
+    assert (cohort.calls_name, cohort.has_dosages) == ("call_DS", True)
+    output = tmp_path / "out"
+    arguments = ["prepare", cohort.url, "--output", str(output), "--workers", "1"]
+    result = click.testing.CliRunner().invoke(cli.main, [*arguments, "--no-qc"])
+    assert result.exit_code == 0, result.output
+    packed = Store.open(output, "prepared").read("call_genotype_packed")
+    alternate = packing.unpack_alleles(packed, len(dosages)).alternate
+    np.testing.assert_allclose(
+        np.where(np.isnan(dosages.T), 0, dosages.T), alternate, atol=2**-14
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "options", "message"),
+    [
+        ("GT", ["--dosages"], "holds no dosages (FORMAT/DS); leave --dosages out"),
+        ("GP", [], "holds no genotypes (GT) or dosages; its genotype probabilities"),
+    ],
+)
+def test_vcf__without_the_field_names_the_remedy(
+    tmp_path: Path, fields: str, options: list[str], message: str
+):
+    vcf = write_vcf(tmp_path / "c.vcf.gz", blurred(), fields)
+    arguments = ["import", str(vcf), "--output", str(tmp_path / "c"), "--workers", "0"]
+    result = click.testing.CliRunner().invoke(cli.main, [*arguments, *options])
+    assert result.exit_code == 2
+    assert message in result.stderr
 
 
 def test_bed__has_no_dosages(tmp_path: Path):

@@ -270,7 +270,7 @@ def test_ingest__refuses_a_vcf_without_genotypes(tmp_path):
         if "##FORMAT" not in line
     )
     path = vcf_files(tmp_path, "1\t100\trs1\tA\tG\t.\tPASS\t.\n", header)
-    with pytest.raises(InputError, match="holds no genotypes"):
+    with pytest.raises(InputError, match="names no people"):
         ingest.ingest(path, tmp_path / "toy.vcz")
 
 

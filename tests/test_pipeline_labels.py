@@ -60,6 +60,35 @@ def test_read_labels__refuses(tmp_path, text, message):
         labels.read_labels(write(tmp_path, text))
 
 
+def test_read_labels__one_word_a_line_is_in_the_order_of_people(tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        found = labels.read_labels(write(tmp_path, "B\n-\n A \nB\n\n"))
+    assert "one word a line" in caplog.text
+    config = RunConfig(fit=FitConfig(n_populations=2))
+    matched = fit_stage.match_labels(found, IDS, config)
+    assert matched is not None
+    named = labels.read_labels(write(tmp_path, "s3\tB\ns2\tA\ns0\tB\n"))
+    assert matched.fingerprint == named.fingerprint
+    placed = labels.place_labels(matched, IDS, 2)
+    np.testing.assert_array_equal(placed, labels.place_labels(named, IDS, 2))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("A\nB\nA\n", "has 3 lines of one word, and the cohort 4 people"),
+        ("s0\ns1\ns2\ns3\n", "lists sample ids and no populations"),
+        ("A\n\nB\nA\n", 'line 2 is empty; write "-"'),
+        ("-\n-\n-\n-\n", "labels nobody"),
+        ("A\nB\nC\nA\n", "has 3 populations .* and the model 2"),
+    ],
+)
+def test_read_labels__refuses_words_that_do_not_fit(tmp_path, text, message):
+    config = RunConfig(fit=FitConfig(n_populations=2))
+    with pytest.raises(InputError, match=message):
+        fit_stage.match_labels(labels.read_labels(write(tmp_path, text)), IDS, config)
+
+
 def test_read_labels__refuses_what_is_no_text_file(tmp_path):
     with pytest.raises(InputError, match=r"absent\.tsv: .*; check --labels"):
         labels.read_labels(tmp_path / "absent.tsv")
@@ -88,11 +117,11 @@ def test_fix_labelled__refuses_a_population_without_people_in_the_fit(tmp_path):
         labels.fix_labelled(prepared, found, IDS, 2)
 
 
-def test_check_labels__the_neural_method_takes_none(tmp_path):
+def test_match_labels__the_neural_method_takes_none(tmp_path):
     found = labels.read_labels(write(tmp_path, "s0\tA\n"))
     config = RunConfig(fit=FitConfig(method="neural"))
     with pytest.raises(InputError, match="takes no labels; leave --labels out"):
-        fit_stage.check_labels(found, IDS, config)
+        fit_stage.match_labels(found, IDS, config)
 
 
 def run_labelled(cohort: str, folder: Path, text: str, k: int) -> Path:
