@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from pipeline import remedies
 from pipeline.errors import InputError
 
 _MAGICS = (b"bgen", bytes(4))
@@ -94,8 +95,15 @@ class _Reader:
         )
 
 
-def read_header(bgen: Path) -> Header:
+def read_header(bgen: Path, sample: Path | None = None) -> Header:
     """Read the header of a file with variants and people in it.
+
+    Parameters
+    ----------
+    bgen
+        The file.
+    sample
+        The .sample file that belongs to it, for the message.
 
     Raises
     ------
@@ -118,7 +126,7 @@ def read_header(bgen: Path) -> Header:
     if layout != _LAYOUT:
         raise InputError(
             f"{bgen} has layout {layout}, and only layout 2 (BGEN 1.2 and later) is "
-            "read; write it again, for example with plink2 --export bgen-1.2"
+            f"read; {remedies.bgen_as_pgen(bgen, sample)}"
         )
     if n_variants == 0 or n_samples == 0:
         raise InputError(

@@ -7,6 +7,7 @@ passed, no two variants have contig, position and alleles in common.
 import numpy as np
 import numpy.typing as npt
 
+from pipeline import remedies
 from pipeline.alleles import PLACEHOLDERS
 from pipeline.cohort import Cohort
 from pipeline.errors import InputError
@@ -43,7 +44,7 @@ def check_distinct(cohort: Cohort) -> None:
                 raise InputError(
                     f"{cohort.url}: variants {first} and {row} are both "
                     f"{cohort.contigs[row]}:{place[1]}:{':'.join(found)};"
-                    " keep one of them (plink2 --rm-dup, or bcftools norm -d exact)"
+                    f" keep one of them: {remedies.ONE_OF_EACH}"
                 )
 
 

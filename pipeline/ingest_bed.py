@@ -13,7 +13,7 @@ import pandas as pd
 import xarray as xr
 from bio2zarr import plink
 
-from pipeline import encode, pieces, source_people, tables
+from pipeline import encode, pieces, remedies, source_people, tables
 from pipeline.config import FID_IID, SourceConfig
 from pipeline.errors import InputError
 from pipeline.source_files import SourceFiles
@@ -100,8 +100,8 @@ def ingest(
         encode.encode(fileset, bed.with_suffix(""), folder, n_workers)
     except pieces.LibraryError as error:
         raise InputError(
-            f"{bed} could not be imported ({error}); make the three files again with "
-            "plink --make-bed"
+            f"{bed} could not be imported ({error}); check that it is whole and "
+            "belongs to its .bim and .fam"
         ) from error
     _check_sample_ids(people.table, sample_ids, folder / "store")
 
@@ -121,12 +121,12 @@ def _check_bed(bed: Path, n_variants: int, n_samples: int) -> None:
         header = file.read(_HEADER_BYTES)
     if header[:2] != _MAGIC or len(header) < _HEADER_BYTES:
         raise InputError(
-            f"{bed} does not start with the PLINK 1 magic number; "
-            "make it again with plink --make-bed"
+            f"{bed} does not start with the PLINK 1 magic number; check that it holds "
+            "PLINK's genotypes and is no BED file of regions"
         )
     if header[2] != _VARIANT_MAJOR:
         raise InputError(
-            f"{bed} is stored person by person; convert it with plink --make-bed"
+            f"{bed} is stored person by person; {remedies.BED_BY_VARIANTS}"
         )
     expected = _HEADER_BYTES + n_variants * ((n_samples + 3) // 4)
     size = bed.stat().st_size

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import xarray as xr
 from sgkit.io.bgen.bgen_reader import BgenReader
 
-from pipeline import bgen_file, pieces, source_people, vcf_zarr
+from pipeline import bgen_file, pieces, remedies, source_people, vcf_zarr
 from pipeline.config import SourceConfig
 from pipeline.encode import chunk_sizes
 from pipeline.errors import InputError
@@ -70,7 +70,8 @@ def ingest(
         calls or calls that are not diploid.
     """
     bgen = source.path
-    header = bgen_file.read_header(bgen)
+    sample = next(iter(source.companions), None)
+    header = bgen_file.read_header(bgen, sample)
     n_samples = header.n_samples
     ids = _read_ids(source, header, config.sample_id)
     found = _read_variants(bgen, header)
@@ -89,7 +90,7 @@ def ingest(
             vcf_zarr.lay_out(store, variables, vcf_zarr.DOSAGE, variants, people)
             (folder / "laid_out").touch()
         piece = functools.partial(
-            _write_rows, bgen, index, store, found.rows, n_samples, variants
+            _write_rows, bgen, sample, index, store, found.rows, n_samples, variants
         )
         n_pieces = -(-len(found.rows) // variants)
         pieces.complete(piece, n_pieces, folder / "written", n_workers)
@@ -167,6 +168,7 @@ def _variables(found: _Variants, ids: list[str]) -> xr.Dataset:
 
 def _write_rows(
     bgen: Path,
+    sample: Path | None,
     index: Path,
     store: Path,
     rows: npt.NDArray[np.int64],
@@ -184,8 +186,8 @@ def _write_rows(
         reader = BgenReader(bgen, metafile_path=index)
     for run in _runs(wanted, window):
         with pieces.listening():
-            probabilities = _read_run(reader, run)
-        _check_probabilities(bgen, run, probabilities)
+            probabilities = _read_run(reader, run, sample)
+        _check_probabilities(bgen, run, probabilities, sample)
         read = probabilities[..., 1] + 2 * probabilities[..., 2]
         dosages[place : place + len(read)] = read
         place += len(read)
@@ -205,28 +207,37 @@ def _runs(rows: npt.NDArray[np.int64], longest: int) -> Iterator[slice]:
             yield slice(int(part[0]), int(part[-1]) + 1)
 
 
-def _read_run(reader: BgenReader, run: slice) -> npt.NDArray[np.float32]:
+def _read_run(
+    reader: BgenReader, run: slice, sample: Path | None
+) -> npt.NDArray[np.float32]:
     """Probabilities of 0, 1 and 2 alternate alleles, (variants, samples, 3)."""
     try:
         return np.asarray(reader[run, slice(None), slice(None)])
     except AssertionError as error:
         raise InputError(
             f"{reader.path}: one of the variants {run.start} to {run.stop - 1} is "
-            "phased or not diploid; write the file again unphased, for example with "
-            "plink2 --export bgen-1.2 after --erase-phase"
+            "phased or not diploid; "
+            f"{remedies.bgen_as_pgen(reader.path, sample, autosomes=True)}"
         ) from error
 
 
 def _check_probabilities(
-    bgen: Path, run: slice, probabilities: npt.NDArray[np.float32]
+    bgen: Path,
+    run: slice,
+    probabilities: npt.NDArray[np.float32],
+    sample: Path | None,
 ) -> None:
     unknown = np.isnan(probabilities)
     haploid = unknown.any(axis=2) != unknown.all(axis=2)
     outside = (probabilities < -_TOLERANCE) | (probabilities > 1 + _TOLERANCE)
-    for fault, wrong in ((haploid, "diploid"), (outside.any(axis=2), "probabilities")):
+    autosomes = remedies.bgen_as_pgen(bgen, sample, autosomes=True)
+    for fault, what, remedy in (
+        (haploid, "diploid", autosomes),
+        (outside.any(axis=2), "probabilities", "the file is damaged; copy it again"),
+    ):
         if fault.any():
             variant, person = np.argwhere(fault)[0].tolist()
             raise InputError(
                 f"{bgen}: the call of person {person} at variant {run.start + variant} "
-                f"is not {wrong}; write the file again without it"
+                f"is not {what}; {remedy}"
             )

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from bio2zarr import vcf, vcf_utils, vcz
 
-from pipeline import encode, pieces, vcf_ploidy
+from pipeline import encode, pieces, remedies, vcf_ploidy
 from pipeline.config import SourceConfig
 from pipeline.errors import InputError
 from pipeline.schema import CALLS, DOSAGES
@@ -26,6 +26,8 @@ from pipeline.source_files import SourceFiles
 
 logger = logging.getLogger(__name__)
 
+_NAMED_TWICE = "Duplicated sample name"
+_INCOMPATIBLE = "Incompatible"
 _DOSAGE_FIELD = "FORMAT/DS"
 INDEX_SUFFIXES = (".tbi", ".csi")
 
@@ -56,9 +58,11 @@ def ingest(
         columnar = _COLUMNS[(folder / "checked").read_text()]
         encode.encode(columnar, columns, folder, n_workers)
     except pieces.LibraryError as error:
+        remedy = f"check that it is whole, and put it in order: {remedies.SORT_VCF}"
+        if _INCOMPATIBLE in str(error):
+            remedy = remedies.ONE_HEADER
         raise InputError(
-            f"{named} could not be imported ({error}); check that it is whole and "
-            "sorted, and index it again"
+            f"{named} could not be imported ({error}); {remedy}"
         ) from error
 
 
@@ -109,8 +113,8 @@ def _check_files(paths: Sequence[Path]) -> None:
         if samples != first:
             raise InputError(
                 f"{path} has other people than {paths[0]}, or another order of them: "
-                f"{_first_difference(first, samples)}; give files of the same people "
-                "(bcftools view -S puts them in order)"
+                f"{_first_difference(first, samples)}; "
+                f"{remedies.order_people(paths[0])}"
             )
 
 
@@ -135,16 +139,14 @@ def read_sizes(paths: Sequence[Path]) -> tuple[int, int]:
 
 def _check_compressed(path: Path) -> None:
     if path.suffix == ".vcf":
-        raise InputError(
-            f"{path} is not compressed; run bgzip on it, then tabix on the .vcf.gz"
-        )
+        raise InputError(f"{path} is not compressed; {remedies.BGZIP}")
     with path.open("rb") as file:
         file.seek(max(path.stat().st_size - len(_END_MARK), 0))
         ending = file.read()
     if ending != _END_MARK:
         raise InputError(
             f"{path} does not end as bgzip ends files: it is cut short, or compressed "
-            "otherwise; copy it again, or compress it with bgzip"
+            f"otherwise; copy it again; of a whole file, {remedies.BGZIP}"
         )
 
 
@@ -152,8 +154,7 @@ def _check_index(path: Path) -> None:
     indexes = [Path(f"{path}{suffix}") for suffix in INDEX_SUFFIXES]
     if not any(index.is_file() for index in indexes):
         raise InputError(
-            f"{path} has no index (.csi or .tbi) beside it; run bcftools index "
-            "(or tabix) on it"
+            f"{path} has no index (.csi or .tbi) beside it; {remedies.INDEX}"
         )
 
 
@@ -165,10 +166,10 @@ def _read_samples(path: Path) -> list[str]:
             vcf_ploidy.check_first_records(path, file.vcf)
             return list(file.vcf.samples)
     except pieces.LibraryError as error:
-        raise InputError(
-            f"{path} could not be imported ({error}); check that it and its index are "
-            "whole"
-        ) from error
+        remedy = "check that it and its index are whole"
+        if _NAMED_TWICE in str(error):
+            remedy = remedies.RENAME_PEOPLE
+        raise InputError(f"{path} could not be imported ({error}); {remedy}") from error
 
 
 def _first_difference(first: list[str], second: list[str]) -> str:
@@ -219,7 +220,7 @@ def _check_counts(
     if math.isfinite(n_indexed) and n_read != n_indexed:
         raise InputError(
             f"{named}: {n_read} records can be read, and the index counts {n_indexed}; "
-            "check that the file is whole, sort it, and index it again"
+            f"check that the file is whole, and put it in order: {remedies.SORT_VCF}"
         )
 
 
@@ -247,19 +248,16 @@ def _choose_calls(columns: Path, named: str, config: SourceConfig) -> str:
         return DOSAGES
     if config.dosages or "GT" not in written:
         what = "dosages (FORMAT/DS)" if config.dosages else "genotypes (GT) or dosages"
-        raise InputError(f"{named} holds no {what}; {_remedy(written)}")
+        raise InputError(f"{named} holds no {what}; {_remedy(named, written)}")
     if "DS" in written:
         logger.info("%s: genotypes are read; --dosages reads DS instead", named)
     return CALLS
 
 
-def _remedy(written: set[str]) -> str:
+def _remedy(named: str, written: set[str]) -> str:
     """What to do with files that lack the field that is needed."""
     if "GT" in written:
         return "leave --dosages out to read its genotypes"
     if "GP" in written:
-        return (
-            "its genotype probabilities become dosages with plink2 --vcf FILE "
-            "dosage=GP --make-pgen --out NEW; import NEW.pgen with --dosages"
-        )
+        return remedies.dosages_of_probabilities(named)
     return f"its fields are {', '.join(sorted(written)) or 'none'}; nothing to fit"

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import genome_build
+from pipeline import genome_build, remedies
 from pipeline.alleles import OTHER_STRAND, Orientation, Pair, normalise, relate
 from pipeline.cohort import Cohort
 from pipeline.decode import Columns
@@ -221,7 +221,7 @@ class _Search:
         raise InputError(
             f"{cohort.url}: variants {first} and {second} are both "
             f"{cohort.contigs[second]}:{cohort.positions[second]}:{reference}:"
-            f"{alternate}; keep one of them"
+            f"{alternate}; keep one of them: {remedies.ONE_OF_EACH}"
         )
 
     def match(self) -> Match:

@@ -51,8 +51,8 @@ def read_header(pgen: Path) -> Header:
         start = file.read(_HEADER.size)
     if not start.startswith(MAGIC):
         raise InputError(
-            f"{pgen} does not start with the PLINK magic number; make it "
-            "again with plink2 --make-pgen"
+            f"{pgen} does not start with the PLINK magic number; check that it holds "
+            "genotypes of PLINK 2, and copy it again"
         )
     if len(start) < _HEADER.size or start[len(MAGIC)] == _BED:
         return Header(None, None, False)

@@ -7,7 +7,7 @@ from pipeline.config import RunConfig
 from pipeline.lineage import describe, provenance_inputs
 from pipeline.location import Location
 from pipeline.prepare import prepare
-from pipeline.sources import open_to_fit
+from pipeline.sources import named_as_given, open_to_fit
 from pipeline.store import Store
 from pipeline.tasks import Cluster
 from pipeline.workspace import check_apart, open_store_workspace
@@ -36,7 +36,10 @@ def prepare_only(
     name = "prepared.zarr"
     check_apart(source, output)
     options = {"resume": resume, "overwrite": overwrite}
-    with open_store_workspace(output, name, **options) as workspace:
+    with (
+        open_store_workspace(output, name, **options) as workspace,
+        named_as_given(source, workspace.work),
+    ):
         cohort = open_to_fit(source, workspace.work, config.source)
         inputs = provenance_inputs(cohort.fingerprint(), config)
         attrs = describe(source, inputs)

@@ -16,7 +16,7 @@ from pipeline.location import Location
 from pipeline.match import Match, MatchCounts, match_variants
 from pipeline.prepared import open_prepared
 from pipeline.schema import PREPARED, VARIANT_KEYS
-from pipeline.sources import open_source
+from pipeline.sources import named_as_given, open_source
 from pipeline.store import Store
 from pipeline.tasks import Cluster
 from pipeline.workspace import check_apart, open_store_workspace
@@ -76,7 +76,10 @@ def project(
     back = WriteBack(overwrite, resume) if write_to_cohort else None
     if back is not None:
         back.check_source(source)
-    with open_store_workspace(output, name, **options) as workspace:
+    with (
+        open_store_workspace(output, name, **options) as workspace,
+        named_as_given(source, workspace.work),
+    ):
         cohort = open_source(source, workspace.work, config.source)
         build = overlap.check_build(model, cohort)
         match = match_variants(model, cohort)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from estimator.packing import Encoding
-from pipeline import calls, contigs, linkage, pruning, regions, relatedness
+from pipeline import calls, contigs, linkage, pruning, regions, relatedness, remedies
 from pipeline.calls import CallCounts, CallSource, CohortCalls, Fractions, Mask
 from pipeline.carried import carried_placeholders
 from pipeline.cohort import Cohort
@@ -445,7 +445,7 @@ def _sorted_contigs(cohort: Cohort) -> npt.NDArray[np.int64]:
     if offending.size:
         raise InputError(
             f"{cohort.url}: variant_position is not sorted within contigs: variant "
-            f"{offending.min()} is out of order; sort the cohort or set "
+            f"{offending.min()} is out of order; {remedies.SORT}, or set "
             "qc.max_ld_r2 to 1"
         )
     return run

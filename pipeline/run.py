@@ -91,7 +91,10 @@ def run(
     back = WriteBack(overwrite, resume) if write_to_cohort else None
     if back is not None:
         back.check_source(source)
-    with open_workspace(output, resume=resume, overwrite=overwrite) as workspace:
+    with (
+        open_workspace(output, resume=resume, overwrite=overwrite) as workspace,
+        sources.named_as_given(source, workspace.work),
+    ):
         cohort = sources.open_to_fit(source, workspace.work, config.source)
         labels = fit_stage.match_labels(labels, cohort.sample_ids, config)
         inputs = lineage.provenance_inputs(cohort.fingerprint(), config, labels)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline import remedies
 from pipeline.errors import InputError
 
 BED, VCF, PGEN, BGEN = "PLINK 1", "VCF", "PLINK 2", "BGEN"
@@ -27,9 +28,9 @@ _KNOWN = ".bed, .pgen, .bgen, .vcf.gz nor .bcf"
 _PEOPLE = (".psam", ".fam")
 _WILDCARDS = re.compile(r"[*?\[]")
 _MERGE = {
-    BED: "merge them with plink --merge-list",
-    PGEN: "merge them with plink2 --pmerge-list",
-    BGEN: "join them with cat-bgen",
+    BED: remedies.merge_filesets(".bed"),
+    PGEN: remedies.merge_filesets(".pgen"),
+    BGEN: remedies.MERGE_BGEN,
 }
 
 
@@ -142,7 +143,7 @@ def find_files(sources: Sequence[str | Path]) -> SourceFiles:
     if len(files) > 1 and kind in _MERGE:
         raise InputError(
             f"{len(files)} {kind} files were given, and only VCF may come in several; "
-            f"{_MERGE[kind]} first"
+            f"{_MERGE[kind]}"
         )
     companions = _companions(kind, files[0])
     return SourceFiles(kind, tuple(files), companions, _others(files[0], companions))

@@ -1,6 +1,8 @@
 """Open what a command was given: a VCF Zarr store, or files that are imported first."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 
 from pipeline import provenance, publication
 from pipeline.cohort import Cohort, open_cohort
@@ -10,6 +12,8 @@ from pipeline.errors import InputError
 from pipeline.ingest import ingest, needs_import, source_digest
 from pipeline.location import Location, locate
 from pipeline.store import check_genotypes, kind_of
+
+_IMPORTED = "cohort.vcz"
 
 
 def open_source(
@@ -26,7 +30,7 @@ def open_source(
     """
     path = locate(source)
     if needs_import(source):
-        path = folder / "cohort.vcz"
+        path = folder / _IMPORTED
         _import_once(source, path, folder / "cohort.json", config)
     elif config.sample_id == FID_IID:
         raise InputError(
@@ -72,6 +76,24 @@ def _check_no_result(path: Location) -> None:
             f"{path} is no cohort but the results of a run; give the cohort that they "
             "were made of"
         )
+
+
+@contextlib.contextmanager
+def named_as_given(source: str, folder: Location) -> Iterator[None]:
+    """Name in messages the files that the user gave, not the store made of them.
+
+    Raises
+    ------
+    InputError
+        As the block does.
+    """
+    try:
+        yield
+    except InputError as error:
+        made = str(folder / _IMPORTED)
+        if not needs_import(source) or made not in str(error):
+            raise
+        raise type(error)(str(error).replace(made, source)) from error
 
 
 def open_to_fit(

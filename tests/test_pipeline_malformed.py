@@ -238,7 +238,7 @@ COHORTS: list[tuple[Case, str]] = [
     (unsorted_vcf, "records can be read, and the index counts 40"),
     (vcf_without_index, "c.vcf.gz has no index (.csi or .tbi) beside it"),
     (vcf_damaged_index, "check that it and its index are whole"),
-    (plain_vcf, "c.vcf is not compressed; run bgzip"),
+    (plain_vcf, "c.vcf is not compressed"),
     (empty_vcf, "c.vcf.gz does not end as bgzip ends files"),
     (header_only_vcf, "c.vcf.gz holds no variants"),
     (text_in_genotypes, "c.vcf.gz could not be imported"),
