@@ -62,6 +62,8 @@ def encode(
     LibraryError
         If bio2zarr cannot read the source.
     """
+    # Of an earlier import to the same place, whose files may have been others.
+    _writer.cache_clear()
     laid_out = folder / "laid_out"
     store = folder / "store"
     if not laid_out.exists():

@@ -283,6 +283,14 @@ def test_ingest__refuses_a_damaged_vcf_and_leaves_nothing(tmp_path):
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_ingest__again_in_one_process_reads_the_files_again(tmp_path):
+    bed = plink_files(tmp_path)
+    ingest.ingest(bed, tmp_path / "c.vcz", n_workers=0)
+    plink_files(tmp_path, bim=BIM.replace("200", "250"))
+    ingest.ingest(bed, tmp_path / "c.vcz", n_workers=0, overwrite=True)
+    assert 250 in load(tmp_path / "c.vcz").variant_position.values.tolist()
+
+
 MIXED = """1 \t rs1   0\t100 A,G  C
 NA\tNA\t0\t200\tnull\tT
  X  x"1 0 300  T\tA
