@@ -16,7 +16,7 @@ define need
 		{ echo "make $@ could not install $(2); apt-get says why above" >&2; exit 1; }
 endef
 
-.PHONY: venv demo test test-slurm image-test soak lint bench clean
+.PHONY: venv demo test test-slurm test-advice image-test soak lint bench clean
 
 venv: $(STAMP)
 
@@ -42,6 +42,11 @@ test: venv
 test-slurm: venv
 	$(call need,slurmctld slurmd sbatch munged openssl,slurm-wlm munge openssl)
 	$(BIN)/python -m pytest -m slurm tests/test_deploy_slurm.py
+
+# Needs root, where the programs are not there: commands that messages recommend.
+test-advice: venv
+	$(call need,plink2 bcftools tabix,plink2 bcftools tabix)
+	$(BIN)/python -m pytest tests/test_pipeline_advice.py
 
 # Needs root: builds deploy/Dockerfile on a Debian made for it, and runs the image.
 image-test: venv

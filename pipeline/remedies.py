@@ -1,8 +1,8 @@
 """Commands of other programs that error messages recommend.
 
-Each is run by a test on the input whose message recommends it, with PLINK 2.00a3.5,
-PLINK 1.90b6.26 and bcftools 1.16 (tests/test_pipeline_advice.py). NEW stands for a
-name that the user chooses.
+Each is run by a test on the input whose message recommends it, with PLINK 2.00a3.5 and
+bcftools 1.16 (tests/test_pipeline_advice.py). NEW stands for a name that the user
+chooses.
 """
 
 from pathlib import Path

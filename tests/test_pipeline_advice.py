@@ -2,8 +2,8 @@
 
 Each case makes an input, imports it or runs on it, and looks for the message; then it
 runs the command that the message holds, as it stands there, and imports what came of
-it. With PLINK 2.00a3.5, PLINK 1.90b6.26 and bcftools 1.16 (Debian 12's plink2,
-plink1.9, bcftools and tabix); a case without its program is skipped.
+it. With PLINK 2.00a3.5 and bcftools 1.16 (Debian 12's packages); a
+case without its program is skipped.
 """
 
 import gzip

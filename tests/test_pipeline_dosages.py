@@ -203,7 +203,7 @@ def test_store__of_bio2zarr_with_ds_alone_is_read(tmp_path: Path, number: str):
     ("fields", "options", "message"),
     [
         ("GT", ["--dosages"], "holds no dosages (FORMAT/DS); leave --dosages out"),
-        ("GP", [], "holds no genotypes (GT) or dosages; its genotype probabilities"),
+        ("GP", [], "holds no genotypes (GT) or dosages; plink2 --vcf "),
     ],
 )
 def test_vcf__without_the_field_names_the_remedy(
