@@ -130,9 +130,9 @@ include_x_option = click.option(
 labels_option = click.option(
     "--labels",
     type=LOCATION,
-    help="Lines of sample id, tab, population, or ADMIXTURE's .pop, a population a line "
-    "in the cohort's order: people whose population the fit takes as known. To show "
-    "people by groups and leave the fit alone, give --groups.",
+    help="Lines of sample id, tab, population, or ADMIXTURE's .pop, a population a "
+    "line in the cohort's order: people whose population the fit takes as known. To "
+    "show people by groups and leave the fit alone, give --groups.",
 )
 
 

@@ -39,6 +39,11 @@ def open_source(
         )
     cohort = open_stored(path)
     check_genotypes(cohort.url)
+    if config.dosages and not cohort.has_dosages:
+        raise InputError(
+            f"{source} has genotypes (call_genotype), which are used; --dosages says "
+            "what is read of files: import these with it, or leave it out"
+        )
     return cohort
 
 

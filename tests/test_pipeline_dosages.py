@@ -216,6 +216,14 @@ def test_vcf__without_the_field_names_the_remedy(
     assert message in result.stderr
 
 
+def test_store__with_genotypes_is_not_read_as_dosages(tmp_path: Path):
+    pgen = source_files.write_pgen(tmp_path / "c.pgen", CALLS)
+    ingest.ingest(pgen, tmp_path / "c.vcz", n_workers=0)
+    config = SourceConfig(dosages=True)
+    with pytest.raises(InputError, match="has genotypes .* import these with it"):
+        sources.open_source(str(tmp_path / "c.vcz"), tmp_path, config)
+
+
 def test_bed__has_no_dosages(tmp_path: Path):
     bed = source_files.write_bed(tmp_path / "c.bed", CALLS)
     config = SourceConfig(dosages=True)
