@@ -34,7 +34,12 @@ class BitPlanes(NamedTuple):
     reference: Words
     alternate: Words
 
-    def __len__(self) -> int:
+    @property
+    def n_rows(self) -> int:
+        """People, or variants.
+
+        Not the length, which is that of a tuple of three: dask measures tuples by it.
+        """
         return len(self.heterozygous)
 
 

@@ -98,10 +98,10 @@ def _link_blocks(
     `first_row` and `first_column` are the indices of the blocks' first variants.
     """
     # A window begins after its own variant.
-    begins = np.maximum(first_row + 1 + np.arange(len(rows)) - first_column, 0)
-    stops = np.minimum(ends - first_column, len(columns))
+    begins = np.maximum(first_row + 1 + np.arange(rows.n_rows) - first_column, 0)
+    stops = np.minimum(ends - first_column, columns.n_rows)
     pairs = [np.empty((2, 0), dtype=np.int64)]
-    for start in range(0, len(rows), _TILE_ROWS):
+    for start in range(0, rows.n_rows, _TILE_ROWS):
         tile = slice(start, start + _TILE_ROWS)
         left, right = int(begins[start]), int(stops[tile][-1])
         if left >= right:
@@ -149,9 +149,9 @@ def squared_correlation(
     array([[1.  , 0.75]])
     """
     if begins is None:
-        begins = np.zeros(len(rows), np.int64)
+        begins = np.zeros(rows.n_rows, np.int64)
     if stops is None:
-        stops = np.full(len(rows), len(columns))
+        stops = np.full(rows.n_rows, columns.n_rows)
     return np.asarray(_squared_correlation(*rows, *columns, begins, stops))
 
 

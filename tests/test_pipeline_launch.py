@@ -150,10 +150,12 @@ class Work:
 
 def _work(kind: str, folder: Path, cohort: Path, model: Path, bed: Path) -> Work:
     folder.mkdir()
+    quick = folder / "quick.toml"
+    quick.write_text("[fit]\nmax_rounds = 3\n[train]\nepochs = 1\n")
     words: tuple[str, ...]
     if kind == "run":
         words = ("run", str(cohort), "--output", str(folder / "out"), "-k", "2")
-        words += ("--no-qc", "--workers", "2")
+        words += ("--no-qc", "--workers", "2", "--config", str(quick))
     elif kind == "apply":
         words = ("apply", str(model), str(cohort), "--output", str(folder / "q.zarr"))
         words += ("--workers", "2")
@@ -164,7 +166,8 @@ def _work(kind: str, folder: Path, cohort: Path, model: Path, bed: Path) -> Work
         config = folder / "reprocess.toml"
         config.write_text(
             f'cohort = "{cohort}"\noutput = "{folder / "versions"}"\n'
-            "[qc]\nenabled = false\n[fit]\nn_populations = 2\n"
+            "[run.qc]\nenabled = false\n"
+            "[run.fit]\nn_populations = 2\nmax_rounds = 3\n[run.train]\nepochs = 1\n"
         )
         words = ("reprocess", str(config), "--workers", "2")
     return Work(words, () if kind == "reprocess" else ("--resume",), folder)
