@@ -28,3 +28,12 @@ def require(condition: bool, message: str) -> None:
     """Raise InputError with the message unless the condition holds."""
     if not condition:
         raise InputError(message)
+
+
+def install_extra(extra: str) -> str:
+    """How to install what only some commands need; the package is on no index.
+
+    >>> install_extra("watch")
+    "run pip install '.[watch]' in a checkout of streamixture"
+    """
+    return f"run pip install '.[{extra}]' in a checkout of streamixture"

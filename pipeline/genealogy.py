@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int8, Int32, Int64
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, install_extra
 from pipeline.truth import (
     SPACING_BP,
     TRUTH_STREAM,
@@ -114,7 +114,7 @@ def _simulate_sites(n_populations: int, n_variants: int, fst: float, seed: int) 
         msprime = importlib.import_module("msprime")
     except ImportError as error:
         raise InputError(
-            "cohorts from a genealogy need msprime; pip install streamixture[test]"
+            f"cohorts from a genealogy need msprime; {install_extra('test')}"
         ) from error
     demography = msprime.Demography()
     names = [f"source_{index}" for index in range(n_populations)]

@@ -16,7 +16,7 @@ from typing import Any
 
 from pipeline import provenance, source_files, unfinished
 from pipeline.config import IMPORT_DEFAULTS, SourceConfig
-from pipeline.errors import InputError
+from pipeline.errors import InputError, install_extra
 from pipeline.location import Location
 from pipeline.source_files import SourceFiles, needs_import
 
@@ -130,5 +130,5 @@ def _module(found: SourceFiles) -> Any:
         if extra is None:
             raise
         raise InputError(
-            f"{found} cannot be read ({error}); pip install 'streamixture[{extra}]'"
+            f"{found} cannot be read ({error}); {install_extra(extra)}"
         ) from error

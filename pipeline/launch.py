@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 import click
 
 from pipeline import logs, stopping, watch, workers
-from pipeline.errors import BusyError, ClusterError, InputError
+from pipeline.errors import BusyError, ClusterError, InputError, install_extra
 from pipeline.usage import CommandGroup
 
 if TYPE_CHECKING:
@@ -158,8 +158,7 @@ def _slurm_cluster(path: Path | None) -> "contextlib.AbstractContextManager[Clus
         from pipeline import slurm, slurm_config
     except ImportError as error:
         raise InputError(
-            f"--cluster slurm needs an extra ({error}); pip install "
-            "'streamixture[slurm]'"
+            f"--cluster slurm needs an extra ({error}); {install_extra('slurm')}"
         ) from error
     return slurm.slurm_cluster(slurm_config.load_config(path))
 

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, TypeAlias
 
 import fsspec
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, install_extra
 
 # Requests of one process at a time: an object store answers each slowly.
 PARALLEL_REQUESTS = 16
@@ -213,7 +213,7 @@ def locate(text: str | Path | RemotePath) -> Location:
             raise
         raise InputError(
             f"{text}: no file system for this URL ({error}); use a directory or "
-            "install what its protocol needs, for s3 streamixture[s3]"
+            f"install what its protocol needs; for s3, {install_extra('s3')}"
         ) from error
     return RemotePath(text.rstrip("/"))
 

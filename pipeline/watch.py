@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import click
 
 from pipeline import output_names, stopping
-from pipeline.errors import InputError
+from pipeline.errors import InputError, install_extra
 
 if TYPE_CHECKING:
     from pipeline.tasks import Cluster
@@ -121,8 +121,8 @@ class Watched:
 def _require(module: str, options: str) -> None:
     if importlib.util.find_spec(module) is None:
         raise InputError(
-            f"{options} need {module}; pip install 'streamixture[watch]', where the "
-            "scheduler runs too"
+            f"{options} need {module}; {install_extra('watch')}, where the scheduler "
+            "runs too"
         )
 
 

@@ -40,7 +40,7 @@ def test_simulate_genealogy__names_the_missing_package(monkeypatch):
         raise ModuleNotFoundError(f"No module named {name!r}")
 
     monkeypatch.setattr(importlib, "import_module", missing)
-    with pytest.raises(InputError, match=r"pip install streamixture\[test\]"):
+    with pytest.raises(InputError, match=r"pip install '\.\[test\]'"):
         genealogy.simulate_genealogy(2, 10, 2, seed=1)
 
 

@@ -211,4 +211,4 @@ def test_run__without_the_extra_says_how_to_get_it(
     monkeypatch.setitem(sys.modules, "dask_jobqueue", None)
     result = _run(tmp_path, "--cluster", "slurm")
     assert result.exit_code == 2
-    assert "pip install 'streamixture[slurm]'" in result.stderr
+    assert "pip install '.[slurm]'" in result.stderr
