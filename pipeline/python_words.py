@@ -26,6 +26,7 @@ _RULES = (
     (r"--strand (\w+)", r'strand="\1"'),
     (r"(raise|lower|set) --workers( to \d+ or less)?", "use a dask Client of fewer"),
     (r"--worker-memory", "the memory of the dask Client's workers"),
+    (r"import-model --allele", "import-model, of allele"),
     (r"--no-qc", "quality_control=False"),
     (r"--no-encoder", "encoder=False"),
     (r"(?<![\w-])-k\b", "n_populations"),

@@ -78,10 +78,10 @@ class Watched:
         if self.metrics_file:
             _require("prometheus_client", "--metrics-file")
         report = self.performance_report
-        if report:
+        if report and report.suffix:
             html = output_names.HTML
             output_names.check_suffix(str(report), html, "--performance-report")
-        if self.metrics_file:
+        if self.metrics_file and self.metrics_file.suffix:
             # The node exporter reads no others.
             name, prom = str(self.metrics_file), (".prom",)
             output_names.check_suffix(name, prom, "--metrics-file")
