@@ -12,6 +12,7 @@ _HOMES = {
     "DifferentiableAncestryEstimator": "estimator.model",
     "create_ancestry_estimator": "estimator.model",
     "assemble_estimator": "estimator.model",
+    "estimator_from_data": "estimator.from_data",
     "FeatureEncoder": "estimator.model",
     "standardise": "estimator.model",
     "MISSING": "estimator.types",

@@ -144,13 +144,48 @@ def build_encoder(config: AncestryEstimatorConfig, weights: Weights) -> FeatureE
     return nnx.merge(graph, parameters, rest)
 
 
+# What stands for the layers of a model that has no encoder.
+LINEAR = "linear"
+# Least share of the linear answer: a start at a bound would first have to leave it.
+_LINEAR_FLOOR = 1e-3
+
+
+class LinearStart(NamedTuple):
+    """A projector whose features are Q but for its mean, and that mean as weights."""
+
+    weights: Weights
+    projector: Projector
+
+
+def linear_start(
+    mean: npt.NDArray[np.float64], frequencies: npt.NDArray[np.float32]
+) -> LinearStart:
+    """What a model without an encoder starts projections from.
+
+    Parameters
+    ----------
+    mean
+        Mean Q of the people of the fit, positive.
+    frequencies
+        P inside (0, 1), shape (populations, variants).
+    """
+    projector = projector_of_moments(mean, np.ones(len(mean)), frequencies)
+    return LinearStart({LINEAR: {"mean": mean.astype(np.float32)}}, projector)
+
+
 @partial(jax.jit, static_argnames=("config",))
 def encode(
     config: AncestryEstimatorConfig,
     weights: Weights,
     features: Float32[Array, "people features"],
 ) -> Ancestry:
-    """Q of people from their features, by an encoder with these weights."""
+    """Q of people from their features, by an encoder with these weights.
+
+    Without an encoder it is the weighted least-squares answer, moved into the simplex.
+    """
+    if LINEAR in weights:
+        inside = jnp.maximum(features + weights[LINEAR]["mean"], _LINEAR_FLOOR)
+        return inside / inside.sum(axis=1, keepdims=True)
     return build_encoder(config, weights)(features)
 
 

@@ -4,9 +4,10 @@
 
 Each arrow is one module and one store; a later stage imports an earlier one's types,
 never the reverse. `pipeline.run` puts the stages in order, `pipeline.cli` is the
-command line, and `estimate_ancestry` and `project_ancestry` are for sgkit's Datasets.
+command line, `estimate_ancestry` and `project_ancestry` are for sgkit's Datasets, and
+`load_estimator` gives a model as a Flax NNX module.
 """
 
-from pipeline.workflow import estimate_ancestry, project_ancestry
+from pipeline.workflow import estimate_ancestry, load_estimator, project_ancestry
 
-__all__ = ["estimate_ancestry", "project_ancestry"]
+__all__ = ["estimate_ancestry", "load_estimator", "project_ancestry"]

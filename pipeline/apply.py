@@ -83,13 +83,14 @@ def apply_model(
     attrs
         Provenance, kept in the store's attributes.
     """
-    contigs = Store.open(model_path, bundle.KIND).read("variant_contig_name")
+    model = Store.open(model_path, bundle.KIND)
+    contigs = model.read("variant_contig_name")
     errors = plan_errors(config, contigs)
     stamp = str(attrs.get("stamp", ""))
-    refine = config.newton_steps(bundle.fitted_by(model_path))
+    refine = bundle.newton_steps(str(model_path), model.attrs, config)
     projector = Projector(prepared.path, model_path, stamp, refine)
     references = path.with_name("references.npz")
-    check = fit_check.plan_check(config, prepared, model_path, references)
+    check = fit_check.plan_check(config, prepared)
     checked = None
     if check is not None:
         checked = GroupCheck(references, stamp, config.fit_check_threshold)
@@ -98,7 +99,7 @@ def apply_model(
     early: dict[Rows, Future] = {}
     if check is not None and not references.exists():
         with track("choosing references for the fit check"):
-            chosen = _choose_references(check, prepared, projector, cluster)
+            chosen = _choose_references(check, references, prepared, projector, cluster)
             groups = itertools.chain.from_iterable(_groups(b, prepared) for b in blocks)
             early = _project_early(check, prepared, cluster, map(group_task, groups))
             cluster.result(chosen)
@@ -109,7 +110,8 @@ def apply_model(
             values[ERROR] = schema.STANDARD_ERROR
         if check is not None:
             values |= schema.FIT_CHECK
-        store = _lay_out(model_path, prepared, path, values, check)
+        compared = None if check is None else references
+        store = _lay_out(model_path, prepared, path, values, compared)
     store.track_blocks(len(blocks))
     left = store.blocks_left()
     with track("applying the model", len(left)) as progress:
@@ -127,7 +129,10 @@ def apply_model(
         log_likelihood=applied.log_likelihood,
         observed_genotypes=applied.observed_genotypes,
         n_samples_uncalled=applied.n_uncalled,
-        encoder_rmse=applied.encoder_rmse,
+        # Of a model without an encoder it would be that of another start.
+        encoder_rmse=applied.encoder_rmse
+        if model.attrs.get("has_encoder", True)
+        else None,
         fit_check=applied.fit_check,
         **attrs,
     )
@@ -161,7 +166,11 @@ def _groups(block: Rows, prepared: Prepared) -> list[Rows]:
 
 
 def _choose_references(
-    check: ReferencePlan, prepared: Prepared, projector: Projector, cluster: Cluster
+    check: ReferencePlan,
+    path: Location,
+    prepared: Prepared,
+    projector: Projector,
+    cluster: Cluster,
 ) -> Future:
     """Begin the file of the references, from everybody who may be one of them."""
     size = group_size(prepared)
@@ -175,9 +184,10 @@ def _choose_references(
         parts.append(
             cluster.submit(group_tasks.project_candidates, *asked, worker=worker)
         )
-    check.path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     first = cluster.spread(1)[0]
-    return cluster.submit(write_references, check, parts, size, worker=first)
+    wanted = (check, path, projector.model_path, parts, size)
+    return cluster.submit(write_references, *wanted, worker=first)
 
 
 def _project_early(
@@ -209,7 +219,7 @@ def _lay_out(
     prepared: Prepared,
     path: Location,
     values: dict[str, schema.ArraySpec],
-    check: ReferencePlan | None,
+    references: Location | None,
 ) -> Store:
     model = Store.open(model_path, bundle.KIND)
     source = open_store(prepared.path)
@@ -237,8 +247,8 @@ def _lay_out(
         store.write("sample_population", schema.POPULATION, labels)
     if "sample_group" in source:
         write_all(store, schema.GROUPS, {n: source.read(n) for n in schema.GROUPS})
-    if check is not None:
-        write_all(store, schema.REFERENCES, fit_check.reference_arrays(check.path))
+    if references is not None:
+        write_all(store, schema.REFERENCES, fit_check.reference_arrays(references))
     n_populations = model.attrs["n_populations"]
     for name, spec in values.items():
         shape = (prepared.n_samples, n_populations)[: len(spec.dims)]

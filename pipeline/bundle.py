@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from estimator import training
 from estimator.config import AncestryEstimatorConfig
+from estimator.model import DifferentiableAncestryEstimator, assemble_estimator
 from estimator.training import Projector, Weights
 from estimator.uncertainty import PopulationError
 from pipeline import genome_build, schema
-from pipeline.config import NEURAL
+from pipeline.config import NEURAL, ApplyConfig
 from pipeline.errors import InputError
 from pipeline.fit import FitResult
 from pipeline.location import Location
@@ -37,7 +39,7 @@ class Model:
     frequencies
         P, shape (populations, variants), float32.
     encoder
-        The trained encoder.
+        The trained encoder, or what projections start from without one.
     error
         Of the populations; None where the fit told none.
     fitted_people
@@ -126,21 +128,48 @@ def write_model(
         write_all(store, schema.POPULATION_ERROR, error)
     if model.fitted_people is not None:
         store.write(_FITTED_PEOPLE, schema.FITTED_PEOPLE, model.fitted_people)
-    for name, values in _flatten(model.encoder.weights):
+    if not model.encoder.is_trained:
+        mean = model.encoder.weights[training.LINEAR]["mean"]
+        store.write(_MEAN, schema.ANCESTRY_MEAN, mean)
+    layers = model.encoder.weights if model.encoder.is_trained else {}
+    for name, values in _flatten(layers):
         dims = tuple(f"{name}.{axis}" for axis in range(values.ndim))
         spec = schema.ArraySpec(dims, "float32", "Weights of one encoder layer.")
         store.write(_WEIGHT + name, spec, values)
     store.set_attrs(
         n_populations=model.frequencies.shape[0],
         hidden_dims=list(model.encoder.config.hidden_dims),
+        has_encoder=model.encoder.is_trained,
         **attrs,
     )
     store.finish()
 
 
-def fitted_by(path: Location) -> str:
-    """The method that a model was fitted by."""
-    return Store.open(path, KIND).attrs["method"]
+def newton_steps(where: str, attrs: Mapping[str, Any], config: ApplyConfig) -> int:
+    """Newton steps from the start of a projection on a model.
+
+    Parameters
+    ----------
+    where
+        The model, for the error.
+    attrs
+        Attributes of its store.
+    config
+        How it is applied.
+
+    Raises
+    ------
+    InputError
+        If it has no encoder, and the encoder's answer alone is asked for.
+    """
+    steps = config.newton_steps(attrs["method"])
+    # Models were made without the attribute, and all of them had an encoder.
+    if not steps and not attrs.get("has_encoder", True):
+        raise InputError(
+            f"apply.refine is 0, which is the encoder's answer alone, and {where} has "
+            "no encoder; leave apply.refine out, or fit a model with one"
+        )
+    return steps
 
 
 def load_model(path: Location) -> Model:
@@ -159,14 +188,33 @@ def load_model(path: Location) -> Model:
     return model_of(arrays, store.attrs)
 
 
+def estimator_of(path: Location) -> DifferentiableAncestryEstimator:
+    """The estimator that a model store holds, in one piece.
+
+    Raises
+    ------
+    InputError
+        If the model cannot be read, or has no encoder.
+    """
+    model = load_model(path)
+    encoder = model.encoder
+    if not encoder.is_trained:
+        raise InputError(f"{path} has no encoder; fit a model with one")
+    layers = training.build_encoder(encoder.config, encoder.weights)
+    factor, centre = encoder.projector
+    parts = (factor.T, centre, layers, model.frequencies)
+    return assemble_estimator(encoder.config, *parts)
+
+
 _FREQUENCY = "variant_population_frequency"
+_MEAN = "population_ancestry_mean"
 _PROJECTOR = ("variant_encoder_projection", "variant_encoder_centre")
 # In the order of `PopulationError`.
 _ERROR = tuple(schema.POPULATION_ERROR)
 
 
 def _is_part(name: str) -> bool:
-    known = (_FREQUENCY, *_PROJECTOR, *_ERROR, _FITTED_PEOPLE)
+    known = (_FREQUENCY, *_PROJECTOR, *_ERROR, _FITTED_PEOPLE, _MEAN)
     return name in known or name.startswith(_WEIGHT)
 
 
@@ -206,6 +254,8 @@ def model_of(arrays: Mapping[str, npt.NDArray[Any]], attrs: Mapping[str, Any]) -
             if name.startswith(_WEIGHT)
         }
     )
+    if _MEAN in arrays:
+        weights = {training.LINEAR: {"mean": arrays[_MEAN]}}
     error = None
     noise, basis, bias = (arrays.get(name) for name in _ERROR)
     if noise is not None and basis is not None:

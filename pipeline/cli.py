@@ -27,6 +27,7 @@ from pipeline.options import (
     include_x_option,
     labels_option,
     method_option,
+    no_encoder_option,
     overwrite_option,
     populations_option,
     read_groups,
@@ -68,6 +69,7 @@ def main(verbose: int, log_format: str) -> None:
 @click.option("--output", required=True, type=OUTPUT, help="Directory for the results.")
 @populations_option
 @method_option
+@no_encoder_option
 @on_workers
 @config_option
 @seed_option
@@ -90,6 +92,7 @@ def run(
     output: Location,
     n_populations: int | None,
     method: str | None,
+    no_encoder: bool,
     where: Watched,
     config_path: Path | None,
     seed: int | None,
@@ -116,6 +119,7 @@ def run(
         method=method,
         no_qc=no_qc,
         include_x=include_x,
+        no_encoder=no_encoder,
         sample_id=sample_id,
         dosages=dosages,
     )

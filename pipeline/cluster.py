@@ -353,6 +353,11 @@ def _unreachable(address: str, error: Exception) -> str:
     return f"no Dask scheduler answers at {address}: {error}; check --scheduler"
 
 
+def warn(message: str) -> None:
+    """Warn whoever computes: of a task on a worker, its client too."""
+    distributed.warn(message, UserWarning)
+
+
 def has_client() -> bool:
     """Whether this process has a dask client, on whose workers work would be done."""
     try:

@@ -218,6 +218,9 @@ class TrainConfig:
 
     Attributes
     ----------
+    encoder
+        False trains none: projections then start from the linear least-squares answer,
+        and end at the same optimum. There is no answer of the encoder alone.
     hidden_dims
         Width of each hidden layer.
     epochs
@@ -230,6 +233,7 @@ class TrainConfig:
         Adam's step at the start of its cosine decay.
     """
 
+    encoder: bool = True
     hidden_dims: tuple[int, ...] = (128, 64)
     epochs: int = 1
     batch_size: int = 1_024
@@ -388,6 +392,16 @@ class RunConfig:
         require(
             0 <= self.seed < 2**32,
             f"seed is {self.seed}; it must be in [0, 4294967295]",
+        )
+        require(
+            self.train.encoder or self.fit.method != NEURAL,
+            'train.encoder is false and fit.method is "neural", which is an encoder; '
+            'leave --no-encoder out or fit with "likelihood"',
+        )
+        require(
+            self.train.encoder or self.apply.refine != 0,
+            "train.encoder is false and apply.refine is 0, which is the encoder's "
+            "answer alone; leave apply.refine at -1, or train an encoder",
         )
 
     @property

@@ -68,6 +68,7 @@ def configure(
     n_populations: int | None,
     quality_control: bool,
     seed: int | None,
+    encoder: bool = True,
 ) -> RunConfig:
     """A configuration, or a file's, with the arguments' values in their place.
 
@@ -86,6 +87,8 @@ def configure(
             settings = replace_values(settings, "fit", n_populations=k)
         if not quality_control:
             settings = replace_values(settings, "qc", enabled=False)
+        if not encoder:
+            settings = replace_values(settings, "train", encoder=False)
         if seed is not None:
             settings = replace_values(settings, "", seed=_whole_number("seed", seed))
         return settings

@@ -4,7 +4,7 @@ The model is read at once; of the Dataset, not a chunk. What depends on its cont
 which variants it has and on which strand, is a task too, and is refused there.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +17,15 @@ from dask.base import tokenize
 from dask.delayed import Delayed
 from dask.graph_manipulation import bind
 
+from estimator.packing import packed_width
 from pipeline import (
     bundle,
     dataset_sources,
     datasets,
+    fit_check,
     overlap,
     plan,
+    projection_check,
     projection_tasks,
     publication,
     schema,
@@ -36,9 +39,12 @@ from pipeline.errors import InputError
 from pipeline.location import Location, locate
 from pipeline.match import Match, match_variants
 from pipeline.projection_tasks import Block
+from pipeline.python_words import python_words
+from pipeline.standard_errors import plan_errors
 from pipeline.store import Store
 
 _COUNTS_ADDED = 16
+_ERROR = "sample_ancestry_proportion_se"
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +128,7 @@ def _plain(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
 def project(
     cohort: xr.Dataset, given: GivenModel, name: str, config: ApplyConfig
 ) -> xr.Dataset:
-    """Lazy Q and log-likelihood of everybody in a Dataset.
+    """Lazy Q and log-likelihood of everybody in a Dataset, and what is asked besides.
 
     Parameters
     ----------
@@ -133,7 +139,7 @@ def project(
     name
         What the calls are called, for errors.
     config
-        Refinement, strands, overlap.
+        Refinement, strands, overlap, standard errors, fit check.
     """
     calls_name = schema.CALLS if schema.CALLS in cohort else schema.DOSAGES
     calls = _in_groups(cohort[calls_name].data)
@@ -160,18 +166,75 @@ def project(
     pieces: dict[int, list[Delayed]] = {}
     for part, block in _blocks(calls, name):
         pieces.setdefault(block.sample, []).append(take(part, block, columns))
-    refine = config.newton_steps(given.attrs["method"])
-    k = given.model.frequencies.shape[0]
-    table = _project(pieces, calls.chunks[1], model, token, refine, k)
-    values = {
-        "sample_ancestry_proportion": table[:, :k].astype(np.float32),
-        "sample_log_likelihood": table[:, k],
-    }
-    found = {n: datasets.described(schema.ANCESTRY[n], v) for n, v in values.items()}
+    with python_words():
+        refine = bundle.newton_steps(str(given.path), given.attrs, config)
+    k, n_variants = given.model.frequencies.shape
+    errors = plan_errors(config, given.keys["variant_contig_name"])
+    check = fit_check.may_check(config, calls.shape[1], n_variants)
+    elements = fit_check.choose_elements(packed_width(n_variants)) if check else None
+    work = dask.delayed(projection_tasks.project_people)
+    sizes = calls.chunks[1]
+    groups = [
+        work(of_group, size, model, token, refine, errors=errors, checked=elements)
+        for size, of_group in zip(sizes, pieces.values(), strict=True)
+    ]
+    values: dict[str, da.Array] = {}
+    warned = None
+    if check:
+        of_check, warned = _check(groups, sizes, model, config)
+        correlation, error, flagged = schema.FIT_CHECK
+        values[correlation] = of_check[:, 0].astype(np.float32)
+        values[error] = of_check[:, 1].astype(np.float32)
+        values[flagged] = of_check[:, 2] > 0
+    columns_of = dask.delayed(projection_tasks.columns_of)
+    table = _stacked([columns_of(each, warned) for each in groups], sizes, k + 1)
+    values["sample_ancestry_proportion"] = table[:, :k].astype(np.float32)
+    values["sample_log_likelihood"] = table[:, k]
+    if errors is not None:
+        parts = [each.errors for each in groups]
+        values[_ERROR] = _stacked(parts, sizes, k, np.float32)
+    specs = schema.ANCESTRY | schema.OPTIONAL_ANCESTRY
+    found = {n: datasets.described(specs[n], v) for n, v in values.items()}
     if "population_id" in given.keys:
         names = given.keys["population_id"]
         found["population_id"] = datasets.described(schema.POPULATION_ID, names)
-    return xr.Dataset(found)
+    attrs = {"n_populations": k, "method": given.attrs["method"]}
+    return xr.Dataset(found, attrs=attrs)
+
+
+def _check(
+    groups: list[Delayed], sizes: tuple[int, ...], model: Delayed, config: ApplyConfig
+) -> tuple[da.Array, Delayed]:
+    """The fit check of everybody, and the task that warns of what it found."""
+    starts = np.cumsum([0, *sizes[:-1]]).tolist()
+    n_called = [group.n_called for group in groups]
+    plan = dask.delayed(projection_check.plan_references)(n_called, model, config)
+    take = dask.delayed(projection_check.take_candidates)
+    parts = [take(*each, plan) for each in zip(groups, starts, strict=True)]
+    choose = dask.delayed(projection_check.choose_references)
+    references = choose(plan, parts, model)
+    compare = dask.delayed(projection_check.check_people)
+    # Not the key itself, which dask would take for what it stands for.
+    asked = (references, f"of {references.key}", config.fit_check_threshold)
+    checked = [compare(*each, *asked) for each in zip(groups, starts, strict=True)]
+    warned = dask.delayed(projection_check.warn)(n_called, checked)
+    told = dask.delayed(projection_check.once_warned)
+    parts = [told(each, warned) for each in checked]
+    return _stacked(parts, sizes, 3), warned
+
+
+def _stacked(
+    parts: list[Delayed],
+    sizes: tuple[int, ...],
+    n_columns: int,
+    dtype: npt.DTypeLike = np.float64,
+) -> da.Array:
+    """Rows of every person, a chunk for each group."""
+    chunks = [
+        da.from_delayed(part, (size, n_columns), dtype)
+        for part, size in zip(parts, sizes, strict=True)
+    ]
+    return da.concatenate(chunks)
 
 
 def _in_groups(values: Any) -> da.Array:
@@ -202,25 +265,6 @@ def _add(parts: list[Delayed]) -> Delayed:
     return parts[0]
 
 
-def _project(
-    pieces: Mapping[int, list[Delayed]],
-    sizes: tuple[int, ...],
-    model: Delayed,
-    token: str,
-    refine: int,
-    k: int,
-) -> da.Array:
-    """Q and log-likelihood of every person, a chunk for each group."""
-    task = dask.delayed(projection_tasks.project_people)
-    parts = [
-        da.from_delayed(
-            task(of_group, size, model, token, refine), (size, k + 1), np.float64
-        )
-        for size, of_group in zip(sizes, pieces.values(), strict=True)
-    ]
-    return da.concatenate(parts)
-
-
 def _match(
     keys: dict[str, npt.NDArray[Any]],
     dims: dict[str, tuple[str, ...]],
@@ -231,9 +275,10 @@ def _match(
     """Find a model's variants among the keys of a Dataset's."""
     variables = {name: (dims[name], values) for name, values in keys.items()}
     cohort = Cohort(datasets.NAME, xr.Dataset(variables, attrs=attrs))
-    overlap.check_build(model, cohort)
-    match = match_variants(model, cohort)
-    overlap.check_overlap(match, model, cohort, config)
+    with python_words():
+        overlap.check_build(model, cohort)
+        match = match_variants(model, cohort)
+        overlap.check_overlap(match, model, cohort, config)
     return overlap.trust_strands(match, cohort, config)
 
 
@@ -249,6 +294,17 @@ def _settle(
     counts: npt.NDArray[np.float64],
 ) -> Columns:
     """Row of each variant of a model in the Dataset, once strands are settled."""
+    with python_words():
+        return _settled(match, model, config, asked, counts)
+
+
+def _settled(
+    match: Match,
+    model: GivenModel,
+    config: ApplyConfig,
+    asked: overlap.Asked,
+    counts: npt.NDArray[np.float64],
+) -> Columns:
     cohort = Cohort(datasets.NAME, xr.Dataset())
     counted = asked.turned(*counts)
     overlap.check_direction(model, cohort, asked, counted)

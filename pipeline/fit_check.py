@@ -30,6 +30,7 @@ from pipeline.prepared import Prepared, open_store
 from pipeline.references import (
     FloatArray,
     Integers,
+    ReferenceFile,
     ReferencePlan,
     compare,
     half_tile,
@@ -83,9 +84,7 @@ class Checked(NamedTuple):
     poorly_described: npt.NDArray[np.bool_]
 
 
-def plan_check(
-    config: ApplyConfig, prepared: Prepared, model_path: Location, path: Location
-) -> ReferencePlan | None:
+def plan_check(config: ApplyConfig, prepared: Prepared) -> ReferencePlan | None:
     """Plan the check of a prepared store; None where it is off, or too little to tell.
 
     Parameters
@@ -94,26 +93,48 @@ def plan_check(
         Number of references.
     prepared
         The people. References are in the fit, where anybody is.
-    model_path
-        The model.
-    path
-        Where the references go.
     """
-    if not config.fit_check_people or prepared.n_variants < MIN_VARIANTS:
+    if not may_check(config, prepared.n_samples, prepared.n_variants):
         return None
     n_called = open_store(prepared.path).read("sample_n_called")
-    counted = prepared.in_fit if prepared.n_in_fit else ~prepared.in_fit
+    return plan_references(config, n_called, prepared.in_fit, prepared.n_variants)
+
+
+def may_check(config: ApplyConfig, n_people: int, n_variants: int) -> bool:
+    """Whether there is a check, and enough people and variants to tell."""
+    enough = n_people >= MIN_CHECK_PEOPLE and n_variants >= MIN_VARIANTS
+    return config.fit_check_people > 0 and enough
+
+
+def plan_references(
+    config: ApplyConfig,
+    n_called: Integers,
+    in_fit: npt.NDArray[np.bool_],
+    n_variants: int,
+) -> ReferencePlan | None:
+    """Plan the references; None where too few people have calls enough.
+
+    Parameters
+    ----------
+    config
+        Number of references.
+    n_called
+        Called genotypes of each person.
+    in_fit
+        Who P was estimated from; where it is nobody, references are of everybody.
+    n_variants
+        Variants of the model.
+    """
+    counted = in_fit if in_fit.any() else ~in_fit
     people = np.flatnonzero(counted & (n_called > _MIN_CALLED * n_called.max()))
     if len(people) < MIN_CHECK_PEOPLE:
         return None
     n_candidates = CANDIDATES * config.fit_check_people
     return ReferencePlan(
-        path,
-        model_path,
         config.fit_check_people,
-        choose_elements(packed_width(prepared.n_variants)),
+        choose_elements(packed_width(n_variants)),
         people[_evenly_spaced(len(people), n_candidates)],
-        prepared.n_in_fit,
+        int(np.count_nonzero(in_fit)),
     )
 
 
@@ -135,25 +156,31 @@ def _evenly_spaced(n: int, most: int) -> Integers:
     return np.arange(n_chosen) * n // n_chosen
 
 
-class _Loaded(NamedTuple):
+class DeviceReferences(NamedTuple):
+    """The references on this process's device."""
+
     people: Integers
     references: References
     panel: Panel
     tile: TileShape
 
 
+def on_device(file: ReferenceFile) -> DeviceReferences:
+    """Put the references on the device."""
+    tile = half_tile(file.elements)
+    panel = lay_out(file.frequencies, file.residuals, tile)
+    return DeviceReferences(file.people, file.references, panel, tile)
+
+
 # The references that this worker compared people with last.
-_loaded: dict[GroupCheck, _Loaded] = {}
+_loaded: dict[GroupCheck, DeviceReferences] = {}
 
 
-def _load(check: GroupCheck) -> _Loaded:
+def _load(check: GroupCheck) -> DeviceReferences:
     if check not in _loaded:
-        file = load_references(check.path)
-        tile = half_tile(file.elements)
         _loaded.clear()
-        panel = lay_out(file.frequencies, file.residuals, tile)
-        # What is on the device now is not kept here as well.
-        _loaded[check] = _Loaded(file.people, file.references, panel, tile)
+        # What is on the device is not kept here as well.
+        _loaded[check] = on_device(load_references(check.path))
     return _loaded[check]
 
 
@@ -180,7 +207,19 @@ def check_group(
     in_fit
         Who of them P was estimated from.
     """
-    people, references, panel, tile = _load(check)
+    return check_people(_load(check), check.threshold, calls, ancestry, rows, in_fit)
+
+
+def check_people(
+    loaded: DeviceReferences,
+    threshold: float,
+    calls: PackedArray,
+    ancestry: FloatArray,
+    rows: Rows,
+    in_fit: npt.NDArray[np.bool_],
+) -> Checked:
+    """Compare people with the references, as `check_group`."""
+    people, references, panel, tile = loaded
     sums = compare(panel, calls, ancestry, tile)
     halves = residuals.correlate(sums, ancestry, in_fit, references).halves
     positions = np.arange(rows.start, rows.stop)
@@ -188,7 +227,7 @@ def check_group(
     place = np.minimum(place, len(people) - 1)
     own = np.where(people[place] == positions, place, -1)
     found = residuals.check_fit(halves, own)
-    least = np.maximum(check.threshold, STANDARD_ERRORS * found.standard_error)
+    least = np.maximum(threshold, STANDARD_ERRORS * found.standard_error)
     return Checked(*found, found.correlation > least)
 
 

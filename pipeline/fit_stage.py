@@ -26,7 +26,7 @@ from pipeline.neural import NeuralFit
 from pipeline.prepared import Prepared, hold_out, open_prepared, open_store
 from pipeline.quantities import count_things
 from pipeline.tasks import Cluster
-from pipeline.train import train
+from pipeline.train import train, without_training
 from pipeline.workspace import open_store_workspace
 
 logger = logging.getLogger(__name__)
@@ -94,17 +94,22 @@ def fit_model(
             "the fit did not converge in %s; raise fit.max_rounds",
             count_things(config.fit.max_rounds, "round", "rounds"),
         )
-    with meter.stage("train"):
+    with meter.stage("train" if config.train.encoder else "errors"):
         error = estimate_error(prepared, fitted, meter.cluster)
-        encoder = train(
-            prepared,
-            fitted,
-            config.train,
-            meter.cluster,
-            rounds / "encoder",
-            seed=config.seed,
-            stamp=attrs["stamp"],
-        )
+        if config.train.encoder:
+            encoder = train(
+                prepared,
+                fitted,
+                config.train,
+                meter.cluster,
+                rounds / "encoder",
+                seed=config.seed,
+                stamp=attrs["stamp"],
+            )
+        else:
+            point = fitted.point
+            mean = point.ancestry.mean(axis=0, dtype=np.float64)
+            encoder = without_training(mean, point.frequencies)
         known = None if error is None else meter.cluster.result(error)
         people = None
         if known is not None:

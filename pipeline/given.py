@@ -29,7 +29,7 @@ from pipeline.config import GIVEN, RunConfig
 from pipeline.errors import InputError
 from pipeline.location import Location, replacing
 from pipeline.tasks import Cluster
-from pipeline.train import Encoder
+from pipeline.train import Encoder, without_training
 from pipeline.workspace import open_store_workspace
 
 
@@ -206,9 +206,14 @@ def make_model(
         file = workspace.building("frequencies.npy")
         with replacing(file) as opened:
             np.save(opened, p)
-        with cluster as workers:
-            task = workers.submit(_distil, file, layers, config.seed)
-            model = bundle.Model(p, Encoder(layers, *workers.result(task)))
+        if config.train.encoder:
+            with cluster as workers:
+                task = workers.submit(_distil, file, layers, config.seed)
+                encoder = Encoder(layers, *workers.result(task))
+        else:
+            # Nobody's Q is known: the middle, where the prior has its mean.
+            encoder = without_training(np.full(len(p), 1 / len(p)), p)
+        model = bundle.Model(p, encoder)
         path = workspace.building("model.zarr")
         bundle.write_model(path, frequencies.keys, model, attrs)
         file.unlink()

@@ -122,6 +122,13 @@ def import_options(function: Command) -> Command:
     return sample_id(dosages(function))
 
 
+no_encoder_option = click.option(
+    "--no-encoder",
+    is_flag=True,
+    help="Train no encoder: projections start from the linear answer, and end at the "
+    "same optimum.",
+)
+
 include_x_option = click.option(
     "--include-x", is_flag=True, help="Use X too, with the ploidy that the calls have."
 )
@@ -182,6 +189,7 @@ def configure(
     method: str | None = None,
     no_qc: bool = False,
     include_x: bool = False,
+    no_encoder: bool = False,
     refine: int | None = None,
     strand: str | None = None,
     sample_id: str | None = None,
@@ -203,6 +211,8 @@ def configure(
         config = replace_values(config, "qc", enabled=False)
     if include_x:
         config = replace_values(config, "qc", include_x=True)
+    if no_encoder:
+        config = replace_values(config, "train", encoder=False)
     if refine is not None:
         config = replace_values(config, "apply", refine=refine)
     if strand is not None:

@@ -7,6 +7,7 @@ import numpy as np
 from estimator.packing import GENOTYPES, Encoding
 from pipeline import overlap, publication
 from pipeline.apply import apply_model
+from pipeline.bundle import newton_steps
 from pipeline.cohort import Cohort
 from pipeline.config import TRUSTED, RunConfig, replace_values
 from pipeline.filling import fill, lay_out
@@ -72,6 +73,7 @@ def project(
     name = "ancestry.zarr"
     options = {"resume": resume, "overwrite": overwrite}
     model = Store.open(publication.find_result(model_path, "model.zarr"), "model")
+    newton_steps(str(model_path), model.attrs, config.apply)
     check_apart(source, output)
     back = WriteBack(overwrite, resume) if write_to_cohort else None
     if back is not None:

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import numpy.typing as npt
 
+from estimator.absent_alleles import find_absent
 from estimator.packing import (
     CALLS,
     DOSAGES,
@@ -27,8 +28,10 @@ from pipeline import call_codes
 from pipeline.bundle import Model
 from pipeline.decode import Columns
 from pipeline.errors import InputError
+from pipeline.genotype_digests import were_fitted
 from pipeline.minibatch import DeviceModel, lay_out_model, pad_people
-from pipeline.projector import project
+from pipeline.projector import Projected, project
+from pipeline.standard_errors import ErrorPlan, group_errors
 
 # People whom one task projects.
 GROUP_PEOPLE = 512
@@ -135,9 +138,38 @@ def _codes(
     return codes
 
 
+class Group(NamedTuple):
+    """What is found of a group of people.
+
+    Attributes
+    ----------
+    ancestry
+        Q, of people without calls too.
+    log_likelihood, n_called
+        Of each person.
+    errors
+        Standard errors of Q; no columns where they are not asked for.
+    calls
+        What the fit check takes; no columns where it is not asked for.
+    """
+
+    ancestry: npt.NDArray[np.float32]
+    log_likelihood: npt.NDArray[np.float64]
+    n_called: npt.NDArray[np.int64]
+    errors: npt.NDArray[np.float32]
+    calls: PackedArray
+
+
 def project_people(
-    pieces: list[Piece], n_people: int, given: HasModel, token: str, refine: int
-) -> npt.NDArray[np.float64]:
+    pieces: list[Piece],
+    n_people: int,
+    given: HasModel,
+    token: str,
+    refine: int,
+    *,
+    errors: ErrorPlan | None = None,
+    checked: npt.NDArray[np.int64] | None = None,
+) -> Group:
     """Q and log-likelihood of a group of people.
 
     Parameters
@@ -152,11 +184,10 @@ def project_people(
         Tells the model from others.
     refine
         Newton steps after the encoder.
-
-    Returns
-    -------
-    Shape (people, K + 1): Q, and in the last column the log-likelihood. NaN and 0 for
-    a person without any called genotype.
+    errors
+        How standard errors are computed; None for none.
+    checked
+        Packed elements that the fit check compares; None for none.
     """
     model = given.model
     packed = _pack(pieces, n_people, model.frequencies.shape[1])
@@ -169,9 +200,59 @@ def project_people(
         projected = project(
             device, encoder.config, encoder.weights, padded, refine=refine
         )
-        result = np.column_stack(projected.projection)[:n_people]
-    uncalled = projected.n_called[:n_people] == 0
-    result[uncalled] = [*[np.nan] * (result.shape[1] - 1), 0.0]
+        ancestry, log_likelihood = projected.projection
+        n_called = projected.n_called[:n_people]
+        found = np.empty((n_people, 0), np.float32)
+        if errors is not None:
+            found = _errors(errors, projected, packed, model, device)
+        return Group(
+            np.array(ancestry)[:n_people],
+            np.array(log_likelihood, np.float64)[:n_people],
+            n_called,
+            found,
+            packed[:, :0] if checked is None else packed[:, checked.ravel()],
+        )
+
+
+def _errors(
+    plan: ErrorPlan,
+    projected: Projected,
+    packed: PackedArray,
+    model: Model,
+    device: DeviceModel,
+) -> npt.NDArray[np.float32]:
+    """Standard errors of a group, NaN for people without calls."""
+    n_people = len(packed)
+    n_called = projected.n_called[:n_people]
+    in_fit = np.zeros(n_people, bool)
+    if model.fitted_people is not None:
+        in_fit = were_fitted(packed, model.fitted_people)
+    found = group_errors(
+        plan,
+        projected.genotypes,
+        projected.projection.ancestry,
+        n_called,
+        in_fit,
+        device,
+        model.error,
+        find_absent(model.frequencies),
+    )[:n_people]
+    found[n_called == 0] = np.nan
+    return found
+
+
+def columns_of(group: Group, _after: Any = None) -> npt.NDArray[np.float64]:
+    """Q and log-likelihood as columns: NaN and 0 for a person without calls.
+
+    Parameters
+    ----------
+    group
+        The people.
+    _after
+        What is done before anybody has them: whom to warn of is known then.
+    """
+    result = np.column_stack([group.ancestry, group.log_likelihood])
+    result[group.n_called == 0] = [*[np.nan] * group.ancestry.shape[1], 0.0]
     return result
 
 

@@ -35,14 +35,10 @@ Doubles = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class ReferencePlan:
-    """What the file of the references is made from.
+    """What the references are chosen from.
 
     Attributes
     ----------
-    path
-        The file.
-    model_path
-        The model.
     n_references
         Most references.
     elements
@@ -53,8 +49,6 @@ class ReferencePlan:
         People that P was estimated from; 0 where it was given.
     """
 
-    path: Location
-    model_path: Location
     n_references: int
     elements: Integers
     candidates: Integers
@@ -140,7 +134,11 @@ def choose_references(population: Integers, most: int) -> Integers:
 
 
 def write_references(
-    plan: ReferencePlan, parts: list[Candidates], people_per_call: int
+    plan: ReferencePlan,
+    path: Location,
+    model_path: Location,
+    parts: list[Candidates],
+    people_per_call: int,
 ) -> None:
     """Choose the references, compare them with one another, and write the file.
 
@@ -148,6 +146,31 @@ def write_references(
     ----------
     plan
         The plan.
+    path
+        The file.
+    model_path
+        The model.
+    parts, people_per_call
+        As for `make_references`.
+    """
+    model = Store.open(model_path, "model")
+    p = model.read("variant_population_frequency").T
+    file = make_references(plan, p, parts, people_per_call)
+    with replacing(path) as handle:
+        np.savez(handle, **file._asdict())
+
+
+def make_references(
+    plan: ReferencePlan, p: FloatArray, parts: list[Candidates], people_per_call: int
+) -> ReferenceFile:
+    """Choose the references, and compare them with one another.
+
+    Parameters
+    ----------
+    plan
+        The plan.
+    p
+        P of the model.
     parts
         The candidates, in order.
     people_per_call
@@ -155,7 +178,7 @@ def write_references(
     """
     packed = np.concatenate([part.packed for part in parts])
     ancestry = np.concatenate([part.ancestry for part in parts])
-    frequencies = _read_frequencies(plan)
+    frequencies = _frequencies_at(plan, p)
     covariance = _covariance(plan, packed, ancestry, frequencies)
     chosen = choose_references(ancestry.argmax(axis=1), plan.n_references)
     file = _compare_references(
@@ -165,14 +188,11 @@ def write_references(
         covariance,
         people_per_call,
     )
-    with replacing(plan.path) as handle:
-        np.savez(handle, **file._replace(people=plan.candidates[chosen])._asdict())
+    return file._replace(people=plan.candidates[chosen])
 
 
-def _read_frequencies(plan: ReferencePlan) -> FloatArray:
+def _frequencies_at(plan: ReferencePlan, p: FloatArray) -> FloatArray:
     """P at the variants of each half, (halves, populations, variants); .5 after all."""
-    model = Store.open(plan.model_path, "model")
-    p = model.read("variant_population_frequency").T
     filling = -p.shape[1] % VARIANTS_PER_BYTE
     padded = np.pad(p, ((0, 0), (0, filling)), constant_values=0.5)
     by_element = padded.reshape(len(p), -1, VARIANTS_PER_BYTE)[:, plan.elements]

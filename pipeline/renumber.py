@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from estimator import training
 from estimator.metrics import match_components
 from estimator.uncertainty import PopulationError
 from pipeline import schema
@@ -22,7 +23,10 @@ FloatArray = npt.NDArray[np.float32]
 Order = npt.NDArray[np.intp]
 
 # Attributes that `write_model` sets by itself.
-_OWN = ("kind", "schema_version", "complete", "n_populations", "hidden_dims")
+_OWN = (
+    *("kind", "schema_version", "complete"),
+    *("n_populations", "hidden_dims", "has_encoder"),
+)
 _HEAD = "ancestry_head"
 
 
@@ -88,11 +92,17 @@ def renumber_model(path: Location, target: Location, order: Order) -> None:
     weights: dict[Any, Any] = dict(model.encoder.weights)
     # The features in front are mixed by the first layer, so only the last one has an
     # order of populations.
-    weights[_HEAD] = {
+    name = _HEAD if model.encoder.is_trained else training.LINEAR
+    weights[name] = {
         name: np.ascontiguousarray(values[..., order])
-        for name, values in weights[_HEAD].items()
+        for name, values in weights[name].items()
     }
-    encoder = Encoder(model.encoder.config, weights, model.encoder.projector)
+    projector = model.encoder.projector
+    if not model.encoder.is_trained:
+        # Without layers the features are those of the populations themselves.
+        factor = np.ascontiguousarray(projector.factor[order])
+        projector = projector._replace(factor=factor)
+    encoder = Encoder(model.encoder.config, weights, projector)
     frequencies = np.ascontiguousarray(model.frequencies[order])
     error = model.error
     if error is not None:

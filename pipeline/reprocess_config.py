@@ -119,6 +119,9 @@ class ReprocessConfig:
         """Digest of all settings that a fitted model depends on."""
         settings: dict[str, Any] = self.run.as_json()
         del settings["apply"]
+        if settings["train"]["encoder"]:
+            # As digests were made before there was a choice.
+            del settings["train"]["encoder"]
         files = {path: provenance.file_digest(path) for path in self.run.qc.files}
         return provenance.digest([settings, files])
 

@@ -143,6 +143,13 @@ MODEL = {
     ),
 }
 
+ANCESTRY_MEAN = ArraySpec(
+    ("populations",),
+    "float32",
+    "Mean Q of the people of the fit, of a model without an encoder: projections start "
+    "from it and the features, added up.",
+)
+
 FITTED_PEOPLE = ArraySpec(
     ("fitted_samples",),
     "uint64",

@@ -24,6 +24,7 @@ from pipeline.options import (
     include_x_option,
     labels_option,
     method_option,
+    no_encoder_option,
     overwrite_option,
     populations_option,
     read_groups,
@@ -119,6 +120,7 @@ def prepare(
 @click.option("--output", required=True, type=OUTPUT, help="Model store to make.")
 @populations_option
 @method_option
+@no_encoder_option
 @on_workers
 @config_option
 @seed_option
@@ -129,6 +131,7 @@ def fit(
     output: Location,
     n_populations: int | None,
     method: str | None,
+    no_encoder: bool,
     where: Watched,
     config_path: Path | None,
     seed: int | None,
@@ -140,7 +143,11 @@ def fit(
     PREPARED may be the directory of a run, of which prepared.zarr is taken.
     """
     config = configure(
-        config_path, seed=seed, n_populations=n_populations, method=method
+        config_path,
+        seed=seed,
+        n_populations=n_populations,
+        method=method,
+        no_encoder=no_encoder,
     )
     from pipeline import fit_stage
 
@@ -167,6 +174,7 @@ def fit(
     "exports), or 2, the reference (ADMIXTURE).",
     show_default="what the files say, and 2 with a .bim file",
 )
+@no_encoder_option
 @on_workers
 @config_option
 @seed_option
@@ -177,6 +185,7 @@ def import_model(
     output: Location,
     genome_build: str,
     allele: str | None,
+    no_encoder: bool,
     where: Watched,
     config_path: Path | None,
     seed: int | None,
@@ -187,7 +196,7 @@ def import_model(
     VARIANTS is the .bim file that FREQUENCIES were fitted to, or PREFIX.variants of an
     export. A P of `fastmixture2 --write-info` names its variants itself.
     """
-    config = configure(config_path, seed=seed)
+    config = configure(config_path, seed=seed, no_encoder=no_encoder)
     from pipeline import given
 
     counted = None if allele is None else counted_allele.parse(allele)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+import numpy.typing as npt
 
 from estimator import training
 from estimator.config import AncestryEstimatorConfig
@@ -47,6 +48,30 @@ class Encoder:
     config: AncestryEstimatorConfig
     weights: training.Weights
     projector: training.Projector
+
+    @property
+    def is_trained(self) -> bool:
+        """False where the linear answer stands for it."""
+        return training.LINEAR not in self.weights
+
+
+def without_training(
+    mean: npt.NDArray[np.float64], frequencies: npt.NDArray[np.float32]
+) -> Encoder:
+    """What projections start from in a model without an encoder.
+
+    Parameters
+    ----------
+    mean
+        Mean Q of the people of the fit.
+    frequencies
+        P.
+    """
+    k, n_variants = frequencies.shape
+    config = AncestryEstimatorConfig(
+        n_snps=n_variants, n_populations=k, hidden_dims=(), dropout_rate=0.0
+    )
+    return Encoder(config, *training.linear_start(mean, frequencies))
 
 
 class _Schedule(NamedTuple):

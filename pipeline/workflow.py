@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     import xarray as xr
 
+    from estimator import DifferentiableAncestryEstimator
     from pipeline.config import RunConfig
 
 
@@ -30,6 +31,7 @@ def estimate_ancestry(
     config: RunConfig | Path | str | None = None,
     quality_control: bool = True,
     seed: int | None = None,
+    encoder: bool = True,
     output: Path | str | None = None,
     overwrite: bool = False,
     scratch: Path | str | None = None,
@@ -77,6 +79,10 @@ def estimate_ancestry(
         False keeps every biallelic variant and every person, as ``--no-qc`` does.
     seed
         Of everything random; by default the configuration's, 42.
+    encoder
+        False trains no encoder, as ``--no-encoder`` does: a small Dataset takes up to
+        half of the time, and ``project_ancestry`` with the model ends at the same
+        optimum.
     output
         Directory to keep the results in, such as ``model.zarr``, that
         `project_ancestry` takes. By default they are deleted.
@@ -138,7 +144,11 @@ def estimate_ancestry(
     }
     cohort = datasets.select_cohort(ds, names)
     settings = dataset_fit.configure(
-        config, n_populations=n_populations, quality_control=quality_control, seed=seed
+        config,
+        n_populations=n_populations,
+        quality_control=quality_control,
+        seed=seed,
+        encoder=encoder,
     )
     found = dataset_fit.estimate(
         cohort,
@@ -164,6 +174,8 @@ def project_ancestry(
     refine: int | None = None,
     strand: str = "check",
     min_overlap: float = 0.5,
+    standard_errors: str = "none",
+    fit_check: bool = True,
     merge: bool = True,
 ) -> xr.Dataset:
     """Project the people of a Dataset on a fitted model, lazily.
@@ -172,6 +184,11 @@ def project_ancestry(
     computed, by whatever computes dask's arrays then, and the chunks may be any. A
     chunk of people is read, projected and forgotten. The result is that of
     ``streamixture apply``, to the precision of its stopping rule.
+
+    The fit check compares people with one another, so that computing anything of it, or
+    Q itself, reads the whole Dataset; it warns (``UserWarning``) of people whom the
+    populations do not describe, whose Q says little. With ``fit_check=False``, or fewer
+    than 32 people or 512 variants, a chunk of people is computed by itself.
 
     Parameters
     ----------
@@ -193,6 +210,13 @@ variant_allele
         model was fitted to; "drop" leaves them out.
     min_overlap
         Share of the model's variants that the Dataset must have usable, in [0, 1].
+    standard_errors
+        How those of Q are computed, while the genotypes are in memory: "jackknife" over
+        blocks of variants, as ``streamixture apply`` does, "information", the curvature
+        of the likelihood alone, or "none" (the default).
+    fit_check
+        Whether to look for people whom the populations do not describe. Four kilobytes
+        a person are kept until all are projected.
     merge
         If True (the default), merge the input Dataset and the computed variables into
         a single Dataset, otherwise return only the latter.
@@ -205,7 +229,16 @@ variant_allele
       rows summing to 1; NaN for a person without any called genotype.
     - ``sample_log_likelihood`` (samples), float64, dask-backed: of the called
       genotypes at Q and P, in nats.
+    - ``sample_ancestry_proportion_se`` (samples, populations), float32, dask-backed:
+      where standard errors are asked for.
+    - ``sample_residual_correlation`` and ``sample_residual_correlation_se`` (samples),
+      float32, and ``sample_poorly_described`` (samples), bool, dask-backed: the fit
+      check, where there are people and variants enough. NaN and False where too few
+      people have called genotypes.
     - ``population_id`` (populations), text: where the model's populations have names.
+
+    Its attributes are ``n_populations`` and ``method`` of the model, and people's ids,
+    if the Dataset has ``sample_id``, are a coordinate.
 
     Raises
     ------
@@ -222,6 +255,7 @@ variant_allele
     """
     from pipeline import dataset_projection, datasets
     from pipeline.config import ApplyConfig
+    from pipeline.python_words import python_words
 
     names = {
         "call_genotype": call_genotype,
@@ -233,9 +267,40 @@ variant_allele
     }
     cohort = datasets.select_cohort(ds, names)
     calls = call_genotype if call_genotype in ds else call_dosage
-    settings = ApplyConfig(
-        refine=-1 if refine is None else refine, strand=strand, min_overlap=min_overlap
-    )
+    with python_words():
+        settings = ApplyConfig(
+            refine=-1 if refine is None else refine,
+            strand=strand,
+            min_overlap=min_overlap,
+            standard_errors=standard_errors,
+            fit_check_people=ApplyConfig.fit_check_people if fit_check else 0,
+        )
     given = dataset_projection.read_model(model)
     found = dataset_projection.project(cohort, given, calls, settings)
     return datasets.add(ds, found, merge=merge)
+
+
+def load_estimator(model: Path | str) -> DifferentiableAncestryEstimator:
+    """Load a fitted model as a Flax NNX module, to look at, use or train on.
+
+    Parameters
+    ----------
+    model
+        A ``model.zarr`` (path or URL).
+
+    Returns
+    -------
+    A `DifferentiableAncestryEstimator` in evaluation mode: its encoder's answer for the
+    model's variants, in the model's order and counting its alternate alleles. It has no
+    Newton steps behind it, as ``apply.refine = 0``.
+
+    Raises
+    ------
+    ValueError
+        If it is no model, not whole, or has no encoder.
+    """
+    from pipeline import bundle
+    from pipeline.location import locate
+    from pipeline.publication import resolve
+
+    return bundle.estimator_of(resolve(locate(model)))

@@ -108,7 +108,7 @@ def test_project__is_lazy_until_it_is_asked(folder: Path):
         assert each["sample_ancestry_proportion"].dtype == np.float32
         assert each["sample_log_likelihood"].dtype == np.float64
     assert found["population_id"].values.tolist() == ["a", "b", "c"]
-    assert set(ds) < set(found)
+    assert set(ds.variables) < set(found.variables)
 
 
 def test_project__is_the_maximum_of_the_likelihood(

@@ -5,12 +5,30 @@ import json
 from pathlib import Path
 from typing import Any
 
+import dask
 import numpy as np
 import pytest
+import xarray as xr
 
 from estimator import training
-from pipeline import apply, fit_check, group_tasks, projection, run
-from pipeline.config import ApplyConfig, FitConfig, QCConfig, RunConfig, TrainConfig
+from pipeline import (
+    apply,
+    fit_check,
+    group_tasks,
+    project_ancestry,
+    projection,
+    run,
+)
+from pipeline.config import (
+    ApplyConfig,
+    FitConfig,
+    QCConfig,
+    RunConfig,
+    TrainConfig,
+    replace_values,
+)
+from pipeline.errors import InputError
+from pipeline.group_tasks import VALUES
 from pipeline.labels import read_labels
 from pipeline.references import choose_references
 from pipeline.schema import FIT_CHECK, REFERENCES
@@ -318,3 +336,109 @@ def test_choose_elements__two_halves_of_one_length(n_elements: int):
     assert len(np.unique(both)) == len(both)
     assert both.max() < n_elements
     assert 4 * len(both) <= fit_check.MAX_VARIANTS
+
+
+def projected_lazily(
+    source: str, model: Path, chunks: dict[str, int], **options: Any
+) -> xr.Dataset:
+    """The same people by the Python function, with the warnings that it gives."""
+    ds = xr.open_zarr(source, mask_and_scale=False).chunk(chunks)
+    with dask.config.set(scheduler=helpers.forbid_dask):
+        return project_ancestry(ds, model, merge=False, **options)
+
+
+@pytest.mark.parametrize("chunks", [{"samples": 64}, {"variants": 700, "samples": 37}])
+def test_project_ancestry__checks_as_apply_does(
+    right: Path, tmp_path: Path, chunks: dict[str, int]
+):
+    genotypes = draw(1)[0]
+    genotypes[3] = -1
+    source = write(tmp_path / "new", genotypes)
+    asked = replace_values(config(3), "apply", standard_errors="jackknife")
+    model = right / "model.zarr"
+    projection.project(model, source, tmp_path / "a.zarr", asked, SERIAL)
+    store = Store.open(tmp_path / "a.zarr", "ancestry")
+    found = projected_lazily(source, model, chunks, standard_errors="jackknife")
+    flagged = store.read("sample_poorly_described")
+    with pytest.warns(UserWarning, match="people") as caught:
+        computed = found.compute()
+    assert [str(each.message) for each in caught] == [
+        f"1 of {N_PEOPLE} people has no called genotype; their ancestry is NaN",
+        f"{flagged.sum()} of {N_PEOPLE} people are not described by the populations; "
+        "sample_poorly_described says who",
+    ]
+    for name in (*FIT_CHECK, *VALUES, "sample_ancestry_proportion_se"):
+        if name in found:
+            np.testing.assert_allclose(
+                computed[name].values, store.read(name), rtol=1e-4, atol=2e-5
+            )
+    assert set(FIT_CHECK) < set(found)
+    # Whoever takes Q alone is warned too.
+    with pytest.warns(UserWarning, match="people") as again:
+        found["sample_ancestry_proportion"].compute()
+    assert len(again) == 2
+
+
+def test_project_ancestry__does_not_warn_where_the_populations_describe(
+    right: Path, tmp_path: Path, recwarn: Any
+):
+    source = write(tmp_path / "new", draw(5, n_ghosts=0)[0])
+    found = projected_lazily(source, right / "model.zarr", {"samples": 100})
+    n_flagged = int(found["sample_poorly_described"].values.sum())
+    assert n_flagged <= 0.02 * N_PEOPLE
+    assert len(recwarn) == (n_flagged > 0)
+
+
+def test_project_ancestry__check_of_calls_and_dosages_of_any_width(
+    right: Path, tmp_path: Path
+):
+    genotypes = draw(1)[0]
+    calls = diploid(genotypes)
+    # Somebody in the second group has half calls, so the groups differ in width.
+    calls[::2, 70, 1] = -1
+    source = helpers.write_cohort(tmp_path / "c.vcz", calls, chunks=(N_VARIANTS, 64))
+    half = projected_lazily(source, right / "model.zarr", {"samples": 64})
+    with pytest.warns(UserWarning, match="are not described"):
+        flagged = half["sample_poorly_described"].values
+    ghosts = np.arange(N_PEOPLE) >= N_PEOPLE - N_GHOSTS
+    assert flagged[ghosts].mean() >= 0.95
+    assert flagged[~ghosts].mean() <= 0.05
+
+
+def test_project_ancestry__a_chunk_is_its_own_without_the_check(
+    right: Path, tmp_path: Path, recwarn: Any
+):
+    source = write(tmp_path / "new", draw(1)[0])
+    found = projected_lazily(
+        source, right / "model.zarr", {"samples": 64}, fit_check=False
+    )
+    assert not set(FIT_CHECK) & set(found)
+    (graph,) = dask.optimize(found["sample_ancestry_proportion"][:64].data)
+    n_projected = sum("project_people" in str(key) for key in graph.__dask_graph__())
+    assert n_projected == 1
+    assert np.isfinite(graph.compute()).all()
+    assert not len(recwarn)
+
+
+def test_project_ancestry__too_few_calls_to_check(right: Path, tmp_path: Path):
+    genotypes = draw(1)[0][:40]
+    genotypes[:20] = -1
+    source = write(tmp_path / "new", genotypes)
+    found = projected_lazily(source, right / "model.zarr", {"samples": 64})
+    with pytest.warns(UserWarning, match="20 of 40 people have no called genotype"):
+        computed = found.compute()
+    assert not computed["sample_poorly_described"].values.any()
+    assert np.isnan(computed["sample_residual_correlation"].values).all()
+
+
+def test_project_ancestry__errors_name_its_parameters(right: Path, tmp_path: Path):
+    source = write(tmp_path / "new", draw(1)[0][:5])
+    model = right / "model.zarr"
+    for options, message in (
+        ({"refine": -3}, "^refine is -3; "),
+        ({"strand": "x"}, "^strand is 'x'; "),
+        ({"standard_errors": "x"}, "^standard_errors is 'x'; "),
+        ({"min_overlap": 2}, "^min_overlap is 2; "),
+    ):
+        with pytest.raises(InputError, match=message):
+            projected_lazily(source, model, {}, **options)
