@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from estimator.few_calls import FEW_CALLS
 from pipeline import bundle, fit_check, group_tasks, plan, schema
 from pipeline.config import ApplyConfig
 from pipeline.errors import InputError
@@ -25,7 +26,7 @@ from pipeline.prepared import Prepared, open_store
 from pipeline.progress import track
 from pipeline.projector import group_size
 from pipeline.references import ReferencePlan, write_references
-from pipeline.standard_errors import ErrorPlan, plan_errors
+from pipeline.standard_errors import ErrorPlan, plan_errors, say_few_calls
 from pipeline.store import Store, write_all
 from pipeline.tasks import Cluster, Future
 
@@ -140,6 +141,9 @@ def apply_model(
     references.unlink(missing_ok=True)
     if applied.n_uncalled:
         logger.warning("%s", say_uncalled(applied.n_uncalled, prepared.n_samples))
+    n_few = 0 if errors is None else _count_few_calls(store, prepared)
+    if n_few:
+        logger.warning("%s", say_few_calls(n_few, prepared.n_samples))
     if applied.fit_check and applied.fit_check["n_poorly_described"]:
         n_flagged = applied.fit_check["n_poorly_described"]
         logger.warning("%s", say_poorly_described(n_flagged, prepared.n_samples))
@@ -274,6 +278,17 @@ def _submit_block(
         for task in tasks
     ]
     return cluster.submit(group_tasks.write_block, path, block, rows, parts)
+
+
+def _count_few_calls(store: Store, prepared: Prepared) -> int:
+    """People with some calls, but few, whose ancestry is estimated."""
+    if store.shape(ERROR)[1] == 1:
+        return 0
+    n_called = store.read("sample_n_called")
+    few = (n_called > 0) & (n_called < FEW_CALLS)
+    if prepared.fixed is not None:
+        few &= prepared.fixed < 0
+    return int(np.count_nonzero(few))
 
 
 def _figures(store: Store, prepared: Prepared, config: ApplyConfig) -> _Figures:

@@ -190,8 +190,7 @@ def project_unchecked(task: GroupTask) -> Unchecked:
         )
         errors = errors[: len(packed)]
         if task.fixed is not None:
-            errors[task.fixed >= 0] = 0
-        errors[n_called == 0] = np.nan
+            errors[(task.fixed >= 0) & (n_called > 0)] = 0
         values[ERROR] = errors
     difference = found - np.asarray(encoded)[: len(packed)]
     squared_error = float(np.sum(difference[n_called > 0] ** 2, dtype=np.float64))

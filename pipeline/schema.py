@@ -219,8 +219,8 @@ STANDARD_ERROR = ArraySpec(
     "float32",
     "Standard error of Q, in [0, 0.5]: 1.96 of them to either side are to hold the "
     "truth 95 times in 100. It counts the error of the populations where the model has "
-    "that, else P is taken as known; 0 where Q was given, NaN for a person without any "
-    "called genotype.",
+    "that, else P is taken as known; 0 where Q was given or there is one population, "
+    "0.5 for a person without any called genotype, whose Q is NaN.",
 )
 POPULATION_ID = ArraySpec(
     ("populations",),
