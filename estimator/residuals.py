@@ -11,7 +11,10 @@ P at a variant (the sums that P's Newton step has), to first order
 
     E[r_ij r_sj] = - n_ij n_sj q_i' I_j^-1 q_s        for i, s both in the fit
 
-and 0 where one of them is not. It is taken off; nothing is dropped from the fit.
+and 0 where one of them is not. It is taken off; nothing is dropped from the fit. It is
+taken off the variance of a person's own residuals as well (i = s), which are too small
+by as much: the correlations then stay within -1 and 1 for people who make up a
+population nearly by themselves. Whose residuals have no variance has no correlation.
 
 A person is compared with references, some hundred people of the cohort, on two halves
 of the variants: long stretches in turn, so that the halves are hardly linked. The
@@ -50,6 +53,9 @@ N_NEAREST = 8
 _MEDIAN_VARIANCE = 0.168
 # Correlation of the two medians, by the share of the references that are nearest.
 _BOTH_HALVES = 1.4
+# Of the references' mean sum of squares, below which residuals tell nothing: a person
+# whom the model reproduces has next to none.
+_LEAST_SIZE = 1e-3
 # What is known of P without any people.
 _PRIOR_ALLELES = 0.01
 
@@ -119,7 +125,10 @@ class References(NamedTuple):
 
 
 class Correlations(NamedTuple):
-    """Corrected residual correlations with each reference, NaN where nothing tells."""
+    """Corrected residual correlations with each reference, NaN where nothing tells.
+
+    Within -1 and 1.
+    """
 
     halves: Float[np.ndarray, "halves people references"]
     whole: Float[np.ndarray, "people references"]
@@ -319,11 +328,33 @@ def correlate(
     others = references.alleles.T[:, :, None] * references.ancestry.astype(np.float64)
     expected = people @ references.covariance @ others.transpose(0, 2, 1)
     products = np.asarray(sums.products, np.float64).transpose(1, 0, 2) + expected
-    squared = size.T[:, :, None] * references.size.T[:, None]
-    total = size.sum(axis=1)[:, None] * references.size.sum(axis=1)[None]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        halves = products / np.sqrt(squared)
-        return Correlations(halves, products.sum(axis=0) / np.sqrt(total))
+    own = _variances(size.T, people, references)
+    of_others = _variances(references.size.T, others, references)
+    with np.errstate(invalid="ignore"):
+        halves = products / np.sqrt(own[:, :, None] * of_others[:, None])
+        total = own.sum(axis=0)[:, None] * of_others.sum(axis=0)[None]
+        whole = products.sum(axis=0) / np.sqrt(total)
+    # Missing calls are allowed for by shares, which are near to what both have called.
+    return Correlations(np.clip(halves, -1, 1), np.clip(whole, -1, 1))
+
+
+def _variances(size: _Doubles, alleles: _Doubles, references: References) -> _Doubles:
+    """Corrected sums of squares of people on each half, NaN where there are none.
+
+    Parameters
+    ----------
+    size
+        Sums of squares, (halves, people).
+    alleles
+        Alleles observed of each population, (halves, people, k); zeros for people whom
+        P was not estimated from.
+    references
+        The references.
+    """
+    mean = references.weight / len(references.ancestry)
+    told = (size > 0) & (size >= _LEAST_SIZE * mean[:, None])
+    absorbed = np.sum(alleles @ references.covariance * alleles, axis=2)
+    return np.where(told, size + absorbed, np.nan)
 
 
 def check_fit(

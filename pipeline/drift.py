@@ -25,6 +25,8 @@ UNLIKELY = 4.0
 _PEOPLE_PER_COEFFICIENT = 4
 # What makes the median absolute deviation a standard deviation.
 _NORMAL = 1.4826
+# Of the likelihoods: where they spread by less, what is left of them is rounding.
+_LEAST_SPREAD = 1e-6
 # Fewer than so many people who are not described are not taken for a population.
 _MIN_FLAGGED = 5
 
@@ -79,7 +81,8 @@ class Drift:
     expected_log_likelihood
         The mean to expect of newcomers with this ancestry.
     training_unlikely, newcomers_unlikely
-        Share of people whose genotypes are unlikely for their ancestry.
+        Share of people whose genotypes are unlikely for their ancestry; None where the
+        people of the fit all have the same likelihood.
     training_correlation, newcomers_correlation
         Mean residual correlation; None where too few were compared to tell.
     training_poorly_described, newcomers_poorly_described
@@ -133,9 +136,12 @@ def measure_drift(training: People, newcomers: People, n_in_fit: int) -> Drift:
             "training_log_likelihood": _per_genotype(training).mean(),
             "newcomers_log_likelihood": _per_genotype(newcomers).mean(),
             "expected_log_likelihood": expected.newcomers.mean(),
-            "training_unlikely": (expected.training_z < -UNLIKELY).mean(),
-            "newcomers_unlikely": (expected.newcomers_z < -UNLIKELY).mean(),
         }
+        if expected.known:
+            figures |= {
+                "training_unlikely": (expected.training_z < -UNLIKELY).mean(),
+                "newcomers_unlikely": (expected.newcomers_z < -UNLIKELY).mean(),
+            }
     for name, people in (("training", training), ("newcomers", newcomers)):
         known = ~np.isnan(people.correlation)
         if known.any():
@@ -149,6 +155,7 @@ def measure_drift(training: People, newcomers: People, n_in_fit: int) -> Drift:
 
 class _Expected(NamedTuple):
     newcomers: Doubles
+    known: bool
     newcomers_z: Doubles
     training_z: Doubles
 
@@ -175,10 +182,12 @@ def _expect(training: People, newcomers: People, n_in_fit: int) -> _Expected:
     )
     residual = (observed - design @ coefficients) * weight
     spread = _NORMAL * float(np.median(np.abs(residual - np.median(residual))))
-    spread = max(spread, float(np.finfo(np.float64).tiny))
+    # People of one likelihood, as copies of each other, leave nothing to compare with.
+    known = spread > _LEAST_SPREAD * float(np.median(np.abs(observed * weight)))
     expected = features(newcomers.ancestry) @ coefficients - k / max(n_in_fit, 1)
     off = (_per_genotype(newcomers) - expected) * np.sqrt(newcomers.n_called)
-    return _Expected(expected, off / spread, residual / spread)
+    scale = spread if known else np.nan
+    return _Expected(expected, known, off / scale, residual / scale)
 
 
 def _products(ancestry: npt.NDArray[np.float32]) -> Doubles:

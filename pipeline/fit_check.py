@@ -23,6 +23,7 @@ from estimator.packing import VARIANTS_PER_BYTE, PackedArray, packed_width
 from estimator.residuals import HALVES, Panel, References
 from estimator.tiling import TileShape
 from pipeline.config import MIN_CHECK_PEOPLE, ApplyConfig
+from pipeline.kinship import DUPLICATE
 from pipeline.location import Location
 from pipeline.pair_means import mean_over_pairs
 from pipeline.plan import Rows
@@ -55,6 +56,7 @@ STANDARD_ERRORS = 3.5
 _STRETCHES = 64
 # Share of the most calls that a reference has to have.
 _MIN_CALLED = 0.5
+NO_PAIRS: Integers = np.empty((0, 2), np.int64)
 
 
 @dataclass(frozen=True)
@@ -96,8 +98,14 @@ def plan_check(config: ApplyConfig, prepared: Prepared) -> ReferencePlan | None:
     """
     if not may_check(config, prepared.n_samples, prepared.n_variants):
         return None
-    n_called = open_store(prepared.path).read("sample_n_called")
-    return plan_references(config, n_called, prepared.in_fit, prepared.n_variants)
+    store = open_store(prepared.path)
+    return plan_references(
+        config,
+        store.read("sample_n_called"),
+        prepared.in_fit,
+        prepared.n_variants,
+        _read_copies(store),
+    )
 
 
 def may_check(config: ApplyConfig, n_people: int, n_variants: int) -> bool:
@@ -111,6 +119,7 @@ def plan_references(
     n_called: Integers,
     in_fit: npt.NDArray[np.bool_],
     n_variants: int,
+    copies: Integers = NO_PAIRS,
 ) -> ReferencePlan | None:
     """Plan the references; None where too few people have calls enough.
 
@@ -124,9 +133,14 @@ def plan_references(
         Who P was estimated from; where it is nobody, references are of everybody.
     n_variants
         Variants of the model.
+    copies
+        Pairs of copies of a person: one of them at most is a reference, because the
+        others would be taken for people of a population that the model lacks.
     """
     counted = in_fit if in_fit.any() else ~in_fit
-    people = np.flatnonzero(counted & (n_called > _MIN_CALLED * n_called.max()))
+    counted = counted & (n_called > _MIN_CALLED * n_called.max())
+    counted[copies[counted[copies[:, 0]], 1]] = False
+    people = np.flatnonzero(counted)
     if len(people) < MIN_CHECK_PEOPLE:
         return None
     n_candidates = CANDIDATES * config.fit_check_people
@@ -136,6 +150,13 @@ def plan_references(
         people[_evenly_spaced(len(people), n_candidates)],
         int(np.count_nonzero(in_fit)),
     )
+
+
+def _read_copies(store: Store) -> Integers:
+    if "relatives_kinship" not in store:
+        return NO_PAIRS
+    pairs: Integers = store.read("relatives_sample")
+    return pairs[store.read("relatives_kinship") >= DUPLICATE]
 
 
 def choose_elements(n_elements: int) -> Integers:

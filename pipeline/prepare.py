@@ -6,12 +6,13 @@ control all `candidates` are packed first, and what is kept is taken from them; 
 it, everything is packed in place.
 """
 
+import logging
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import block_counts, candidates, prepared, qc, schema
+from pipeline import block_counts, candidates, prepared, qc, qc_summary, schema
 from pipeline.candidates import Candidates
 from pipeline.cohort import Cohort
 from pipeline.config import QCConfig
@@ -21,6 +22,8 @@ from pipeline.progress import track
 from pipeline.relatedness import Relatives
 from pipeline.store import Store, is_complete, write_all
 from pipeline.tasks import Cluster
+
+logger = logging.getLogger(__name__)
 
 
 def prepare(
@@ -171,6 +174,7 @@ def _lay_out_checked(
     """Lay out a store of the variants that pass quality control."""
     with track("quality control"):
         result = qc.quality_control(cohort, config, packed)
+    _warn_of_relatives(result)
     index = np.flatnonzero(result.variant_mask)
     columns = columns_of(cohort, index)
     keys = variant_keys(cohort, index)
@@ -217,13 +221,26 @@ def _pairs(relatives: Relatives) -> dict[str, npt.NDArray[Any]]:
     }
 
 
+def _warn_of_relatives(result: qc.QCResult) -> None:
+    steps = [step for step in result.steps if step.name == "relatives"]
+    # A step without a threshold was switched off.
+    removed = [step.removed for step in steps if step.threshold is not None]
+    line = qc_summary.say_relatives(
+        _count_relatives(result.relatives), removed[0] if removed else None
+    )
+    if line:
+        logger.warning("%s", line)
+
+
 def _count_relatives(relatives: Relatives | None) -> dict[str, int] | None:
     """Pairs of relatives, None where nobody looked."""
     if relatives is None:
         return None
     return {
+        "duplicate_pairs": relatives.n_duplicates,
         "first_degree_pairs": relatives.n_first_degree,
         "second_degree_pairs": relatives.n_second_degree,
+        "n_samples_inbred": relatives.n_inbred,
     }
 
 

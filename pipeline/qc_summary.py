@@ -13,7 +13,7 @@ _AXES = {"variants": ("variant", "variants"), "samples": ("person", "people")}
 
 
 def describe_relatives(relatives: Mapping[str, int]) -> str:
-    """Pairs of relatives, as `prepare` counts them.
+    """Pairs of relatives and people who cannot be told, as `prepare` counts them.
 
     >>> describe_relatives({"first_degree_pairs": 11, "second_degree_pairs": 1})
     '11 first-degree pairs, 1 second-degree pair'
@@ -24,7 +24,45 @@ def describe_relatives(relatives: Mapping[str, int]) -> str:
             kind = name.removesuffix("_pairs").replace("_degree", "-degree")
             kind = kind.replace("_", " ")
             parts.append(count_things(n, f"{kind} pair", f"{kind} pairs"))
-    return ", ".join(parts)
+    told = ", ".join(parts)
+    n_inbred = relatives.get("n_samples_inbred", 0)
+    if not n_inbred:
+        return told
+    inbred = count_things(n_inbred, "person has", "people have")
+    return (
+        f"{told}; {inbred} hardly any heterozygous calls, and no relatives that could "
+        "be told but duplicates"
+    )
+
+
+def say_relatives(
+    relatives: Mapping[str, int] | None, n_projected: int | None
+) -> str | None:
+    """The line that warns of relatives in the fit; None where there is nothing to say.
+
+    Parameters
+    ----------
+    relatives
+        Pairs of relatives; None where nobody looked.
+    n_projected
+        People who left the fit for a relative; None where the settings keep them.
+
+    >>> say_relatives({"duplicate_pairs": 1}, 1)
+    'relatives: 1 duplicate pair; qc.relatives leaves 1 person out of the fit'
+    """
+    if not relatives or not any(relatives.values()):
+        return None
+    line = f"relatives: {describe_relatives(relatives)}"
+    if not any(n for name, n in relatives.items() if name.endswith("_pairs")):
+        return line
+    if n_projected is None:
+        return (
+            f"{line}; all are in the fit, which may take them for a population of "
+            'their own; qc.relatives = "project" leaves out all but a set without a '
+            "pair"
+        )
+    left = count_things(n_projected, "person", "people")
+    return f"{line}; qc.relatives leaves {left} out of the fit"
 
 
 def describe_quality_control(

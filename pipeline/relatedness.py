@@ -5,6 +5,7 @@ own. Takes genotypes as a dask array; reads and writes no store. Invariant: the 
 do not depend on blocks or workers.
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 import dask
@@ -42,21 +43,29 @@ class Relatives:
         The two of each pair, by position; ``first < second``, in order.
     kinship
         Kinship coefficient of each pair, float32.
+    n_inbred
+        People whose calls are hardly ever heterozygous: of these only copies are found.
     """
 
     first: Integers
     second: Integers
     kinship: npt.NDArray[np.float32]
+    n_inbred: int = 0
+
+    @property
+    def n_duplicates(self) -> int:
+        """Pairs of the same person twice, of twins, or of copies of one line."""
+        return int(np.count_nonzero(self.kinship >= kinship.DUPLICATE))
 
     @property
     def n_first_degree(self) -> int:
-        """Pairs of parents, children, siblings or twins, or of the same person."""
-        return int(np.count_nonzero(self.kinship >= FIRST_DEGREE))
+        """Pairs of parents and children, or of siblings."""
+        return int(np.count_nonzero(self.kinship >= FIRST_DEGREE)) - self.n_duplicates
 
     @property
     def n_second_degree(self) -> int:
         """Pairs of second-degree relatives."""
-        return len(self.kinship) - self.n_first_degree
+        return len(self.kinship) - self.n_first_degree - self.n_duplicates
 
 
 def search(
@@ -105,7 +114,9 @@ def search(
     chosen = np.zeros_like(variants)
     chosen[eligible[np.arange(n_chosen) * eligible.size // n_chosen]] = True
     found = find_relatives(source.dosage(chosen, samples), min_kinship)
-    return Relatives(people[found.first], people[found.second], found.kinship)
+    return dataclasses.replace(
+        found, first=people[found.first], second=people[found.second]
+    )
 
 
 def find_relatives(dosage: da.Array, min_kinship: float = SECOND_DEGREE) -> Relatives:
@@ -130,11 +141,18 @@ def find_relatives(dosage: da.Array, min_kinship: float = SECOND_DEGREE) -> Rela
         for i in range(len(planes))
         for j in range(i, len(planes))
     ]
+    inbred = [dask.delayed(kinship.few_heterozygotes)(part) for part in planes]
+    pairs, inbred = dask.compute(tasks, inbred)
     first, second, coefficient = (
-        np.concatenate(part) for part in zip(*dask.compute(*tasks), strict=True)
+        np.concatenate(part) for part in zip(*pairs, strict=True)
     )
     order = np.lexsort((second, first))
-    return Relatives(first[order], second[order], coefficient[order])
+    return Relatives(
+        first[order],
+        second[order],
+        coefficient[order],
+        int(sum(np.count_nonzero(part) for part in inbred)),
+    )
 
 
 def unrelated(

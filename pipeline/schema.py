@@ -295,8 +295,9 @@ RELATIVES = {
     "relatives_kinship": ArraySpec(
         ("relatives",),
         "float32",
-        "KING-robust kinship coefficient of each pair: 0.5 for twins, about 0.25 for "
-        "first-degree and 0.125 for second-degree relatives.",
+        "KING-robust kinship coefficient of each pair: 0.5 for the same person "
+        "twice, twins and copies of a line, about 0.25 for first-degree and 0.125 for "
+        "second-degree relatives.",
     ),
 }
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from estimator import residuals
+from estimator.config import MIN_FREQUENCY
 from estimator.packing import (
     CALLS,
     DOSAGES,
@@ -198,6 +199,51 @@ def test_correlate__corrects_as_the_residuals_of_weighted_least_squares():
     same = (ancestry @ ancestry.T > 0) & ~np.eye(120, dtype=bool)
     assert plain.whole[same].mean() == pytest.approx(-1 / 39, abs=1e-4)
     assert abs(corrected.whole[same].mean()) < 0.001
+
+
+def fit_one_population_each(genotypes, ancestry):
+    """P at the maximum, as far from 0 and 1 as the fit keeps it."""
+    shares = ancestry / ancestry.sum(axis=0)
+    return (shares.T @ genotypes / 2).clip(MIN_FREQUENCY, 1 - MIN_FREQUENCY)
+
+
+@pytest.mark.parametrize("heterozygous", [False, True])
+@pytest.mark.parametrize("error", [0, 0.001])
+def test_correlate__of_copies_who_are_a_population(heterozygous, error):
+    """Copies of one person, whom the model reproduces but for errors."""
+    rng = np.random.default_rng(4)
+    ancestry = np.eye(2, dtype=np.float32)[(np.arange(80) < 8).astype(int)]
+    p = rng.uniform(0.1, 0.9, (1, 4096))
+    drawn = rng.binomial(2, p, (80, 4096)) if heterozygous else None
+    genotypes = 2 * rng.binomial(1, p, (80, 4096)) if drawn is None else drawn
+    genotypes[:8] = genotypes[0]
+    wrong = rng.random((8, 4096)) < error
+    genotypes[:8][wrong] = rng.integers(0, 3, np.count_nonzero(wrong))
+    genotypes = genotypes.astype(np.int8)
+    fitted = fit_one_population_each(genotypes, ancestry)
+    found, checked = check(counts_of(genotypes), ancestry, fitted)
+    known = ~np.isnan(found.whole)
+    assert np.all(np.abs(found.whole[known]) <= 1)
+    assert np.all(np.abs(found.halves[~np.isnan(found.halves)]) <= 1)
+    assert np.isfinite(found.whole[8:, 8:]).all()
+    assert np.abs(found.whole[8:, 8:][~np.eye(72, dtype=bool)]).max() < 0.2
+    # Errors are all that the model leaves of an inbred line: next to nothing, if any.
+    if error == 0:
+        assert not known[:8].any()
+        assert not known[:, :8].any()
+        assert np.isnan(checked.correlation[:8]).all()
+    assert np.isfinite(checked.correlation[8:]).all()
+
+
+def test_correlate__of_people_whose_residuals_have_no_variance():
+    genotypes = np.full((12, 256), 2, np.int8)
+    ancestry = np.ones((12, 1), np.float32)
+    p = np.full((1, 256), 1 - MIN_FREQUENCY)
+    for fitted in (True, False):
+        found, checked = check(counts_of(genotypes), ancestry, p, fitted=fitted)
+        assert np.all(np.isnan(found.whole) | (np.abs(found.whole) <= 1))
+        correlation = checked.correlation
+        assert np.all(np.isnan(correlation) | (np.abs(correlation) <= 1))
 
 
 @pytest.fixture(scope="module")

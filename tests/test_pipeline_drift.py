@@ -83,3 +83,15 @@ def test_drift__figures_are_json():
     values = measure_drift(people(400, 0), people(50, 1), 400).as_json()
     assert Drift(**values).n_newcomers == 50
     assert all(isinstance(v, (int, float)) for v in values.values())
+
+
+@pytest.mark.parametrize("n_training", [1, 50])
+def test_measure_drift__people_of_one_likelihood_say_nothing(n_training):
+    """As one person is, or copies: any newcomer would be unlikely beside them."""
+    training = people(1, 0).subset(np.zeros(n_training, int))
+    found = measure_drift(training, people(100, 1), n_training)
+    assert found.training_unlikely is None
+    assert found.newcomers_unlikely is None
+    assert found.expected_log_likelihood is not None
+    reasons = reasons_to_refit(found, DriftConfig())
+    assert not [reason for reason in reasons if "unlikely" in reason]

@@ -442,3 +442,12 @@ def test_project_ancestry__errors_name_its_parameters(right: Path, tmp_path: Pat
     ):
         with pytest.raises(InputError, match=message):
             projected_lazily(source, model, {}, **options)
+
+
+def test_plan_references__one_of_each_set_of_copies_at_most():
+    copies = np.array([[0, 1], [0, 2], [1, 2], [60, 70]])
+    in_fit = np.arange(100) != 60
+    n_called = np.full(100, 4_096)
+    plan = fit_check.plan_references(config(2).apply, n_called, in_fit, 4_096, copies)
+    assert plan is not None
+    assert np.setdiff1d(np.arange(100), plan.candidates).tolist() == [1, 2, 60]

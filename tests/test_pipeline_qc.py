@@ -480,6 +480,20 @@ def test_quality_control__relatives_in_a_small_cohort_are_reported(tmp_path, rel
     assert (step.threshold, step.removed) == (None, 0)
 
 
+def test_quality_control__one_of_each_set_of_copies_stays(tmp_path):
+    rng = np.random.default_rng(5)
+    frequency = rng.uniform(0.1, 0.9, (5_000, 1))
+    lines = rng.binomial(1, frequency, (5_000, 40)).astype(np.int8)
+    lines[:, 1:6] = lines[:, :1]
+    cohort = _cohort(tmp_path, np.repeat(lines[:, :, None], 2, axis=2))
+    result = qc.quality_control(cohort, _config(relatives="project"))
+    assert result.relatives is not None
+    assert result.relatives.n_duplicates == 15
+    assert result.relatives.n_inbred == 40
+    assert result.sample_mask.sum() == 35
+    assert result.sample_mask[:6].sum() == 1
+
+
 def test_quality_control__relatives_leave_a_large_cohort(tmp_path, monkeypatch):
     monkeypatch.setattr(qc, "AUTO_RELATIVES", 35)
     cohort, children = _family_cohort(tmp_path)
