@@ -26,7 +26,6 @@ _RULES = (
     (r"--strand (\w+)", r'strand="\1"'),
     (r"(raise|lower|set) --workers( to \d+ or less)?", "use a dask Client of fewer"),
     (r"--worker-memory", "the memory of the dask Client's workers"),
-    (r"import-model --allele", "import-model, of allele"),
     (r"--no-qc", "quality_control=False"),
     (r"--no-encoder", "encoder=False"),
     (r"(?<![\w-])-k\b", "n_populations"),
@@ -36,14 +35,18 @@ _RULES = (
 
 
 def to_python(message: str) -> str:
-    """A message with parameters in place of options.
+    """A message with parameters in place of options; commands in backquotes stay.
 
     >>> to_python("out exists already; pass --overwrite, or lower -k")
     'out exists already; pass overwrite=True, or lower n_populations'
+    >>> to_python("run `streamixture fit -k 2`")
+    'run `streamixture fit -k 2`'
     """
+    parts = re.split(r"(`[^`]*`)", message)
     for pattern, words in _RULES:
-        message = re.sub(pattern, words, message)
-    return message
+        # Every second part is a command, to be run as it stands.
+        parts[::2] = [re.sub(pattern, words, part) for part in parts[::2]]
+    return "".join(parts)
 
 
 @contextlib.contextmanager

@@ -21,7 +21,8 @@ OF_FUNCTIONS = {
 }
 # Options of other programs, and of dask's own command.
 OF_OTHERS = re.compile(
-    r"(plink2? --[a-z-]+( [\w.-]+)?( after --erase-phase)?|--nthreads|--xla_\w+"
+    r"(import-model\s+--allele|plink2? --[a-z-]+( [\w.-]+)?( after --erase-phase)?"
+    r"|--nthreads|--xla_\w+"
     r"|--zarr-format|--no-deps|--force-reinstall|--query-gpu|--format=\w+|--rm-dup"
     r"|--no-requeue|--dashboard-address|--test-only|--gres|--constraint|--erase-phase)"
 )
