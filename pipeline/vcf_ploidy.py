@@ -33,7 +33,8 @@ def check_first_records(path: Path, records: Iterable[Any]) -> None:
         If one has a call of more than two alleles.
     """
     for record in itertools.islice(records, _FIRST_RECORDS):
-        if record.ploidy > MAX_PLOIDY:
+        # Without genotypes, as where there are dosages alone, cyvcf2 raises.
+        if "GT" in record.FORMAT and record.ploidy > MAX_PLOIDY:
             raise _refused(f"{path}: {record.CHROM}:{record.POS}", record.ploidy)
 
 
