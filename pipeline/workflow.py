@@ -108,6 +108,7 @@ def estimate_ancestry(
     - ``sample_ancestry_proportion_se`` (samples, populations), float32: its standard
       error, with the error of the fitted populations in it, unless the configuration
       leaves it out; after ``fit.method = "neural"`` the populations are taken as known.
+      0.5 for a person without any called genotype.
     - ``sample_log_likelihood`` (samples), float64: of the called genotypes, in nats.
     - ``sample_in_fit`` (samples), bool: who informed the fit.
     - ``sample_residual_correlation`` and ``sample_residual_correlation_se`` (samples),
