@@ -192,7 +192,7 @@ class FitConfig:
     method: str = LIKELIHOOD
     n_populations: int = 5
     tolerance: float = 1e-9
-    max_rounds: int = 1_000
+    max_rounds: int = 300
     n_secants: int = 1
     shard_people: int = 1_024
     shard_bytes: int = 128 * 2**20

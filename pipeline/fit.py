@@ -86,7 +86,7 @@ def fit(
     Raises
     ------
     InputError
-        If there are fewer people or variants than populations.
+        If there are fewer than two people, or one variant, for each population.
     """
     tasks = rounds.shard_tasks(prepared, config, stamp)
     n_called = int(_called(prepared).sum())
@@ -101,8 +101,11 @@ def fit(
     else:
         search, round_number = resumed
         point = checkpoint.load_point(folder, checkpoint.point_name(round_number))
+    # With K = 1 the start is the maximum: one round gives its likelihood.
+    is_closed = config.n_populations == 1
+    n_rounds = 1 if is_closed else config.max_rounds
     with track("fitting") as progress:
-        while not search.converged and round_number < config.max_rounds:
+        while not search.converged and round_number < n_rounds:
             evaluation = rounds.evaluate(
                 cluster, tasks, folder, round_number, point, search.radius
             )
@@ -126,7 +129,7 @@ def fit(
         point=search.result,
         log_likelihood=search.best.log_likelihood,
         trace=trace,
-        converged=search.converged,
+        converged=is_closed or search.converged,
         data_passes=len(trace) + passes_of_start(config),
         people=people,
         refused=refused_points(trace, search.tolerance),

@@ -16,7 +16,7 @@ from pipeline import budget, publication
 from pipeline.bundle import save_model
 from pipeline.config import NEURAL, FitConfig, RunConfig
 from pipeline.errors import InputError
-from pipeline.fit import estimate_error, fit
+from pipeline.fit import FitResult, estimate_error, fit
 from pipeline.genotype_digests import digest_fitted
 from pipeline.labels import Labels, fix_labelled, place_labels
 from pipeline.lineage import describe, provenance_inputs
@@ -30,6 +30,9 @@ from pipeline.train import train, without_training
 from pipeline.workspace import open_store_workspace
 
 logger = logging.getLogger(__name__)
+
+# Rounds whose gain says how far a fit that did not converge had come.
+_LAST_ROUNDS = 10
 
 
 def match_labels(
@@ -91,8 +94,11 @@ def fit_model(
         )
     if not fitted.converged:
         logger.warning(
-            "the fit did not converge in %s; raise fit.max_rounds",
+            "the fit did not converge in %s: the last %s gained %.1e a genotype. The "
+            "likelihood is flat where K exceeds the structure in the data; lower -k, "
+            "or raise fit.max_rounds",
             count_things(config.fit.max_rounds, "round", "rounds"),
+            *_last_gain(fitted, prepared),
         )
     with meter.stage("train" if config.train.encoder else "errors"):
         error = estimate_error(prepared, fitted, meter.cluster)
@@ -116,6 +122,14 @@ def fit_model(
             people = digest_fitted(prepared, meter.cluster)
         save_model(path, prepared, fitted, encoder, attrs, known, people)
     delete_tree(rounds)
+
+
+def _last_gain(fitted: FitResult, prepared: Prepared) -> tuple[int, float]:
+    """Rounds at the end of a fit, and what they gained for each called genotype."""
+    best = np.maximum.accumulate(fitted.trace)
+    last = min(_LAST_ROUNDS, len(best) - 1)
+    called = open_store(prepared.path).read("sample_n_called")[prepared.in_fit]
+    return last, float(best[-1] - best[-1 - last]) / int(called.sum())
 
 
 def _fit_within_memory(

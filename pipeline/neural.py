@@ -90,7 +90,7 @@ class NeuralFit:
         Raises
         ------
         InputError
-            If there are fewer people or variants than populations.
+            If there are fewer than two people, or one variant, for each population.
         """
         if (self.folder / _TRAINING).exists():
             return

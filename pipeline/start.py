@@ -30,6 +30,8 @@ from pipeline.tasks import Cluster, Future
 
 # Newton steps for the Q of everybody, given P of the start's variants, from 1/K.
 EXTENSION_STEPS = 2
+# Fewest people for each population that a fit takes.
+PEOPLE_PER_POPULATION = 2
 # Reads of the whole data: the sample and its extension.
 _PASSES = 2
 
@@ -63,7 +65,7 @@ def starting_point(
     Raises
     ------
     InputError
-        If there are fewer people or variants than populations.
+        If there are fewer than two people, or one variant, for each population.
     """
     _check_size(prepared, config)
     if config.n_populations == 1:
@@ -114,16 +116,28 @@ def _one_population(prepared: Prepared) -> Point:
 
 
 def _check_size(prepared: Prepared, config: FitConfig) -> None:
-    k = config.n_populations
-    for count, what in (
-        (prepared.n_in_fit, "people"),
-        (prepared.n_variants, "variants"),
-    ):
-        if k > count:
-            raise InputError(
-                f"{prepared.source}: {k} populations need at least as many {what}, and "
-                f"{count} passed quality control; lower -k or relax [qc]"
-            )
+    """Refuse a K at which the likelihood says nothing of populations.
+
+    With a population for every second person, P of each is hardly more than the
+    genotypes of its people, and the likelihood is flat for thousands of rounds.
+    """
+    k, n_people, n_variants = (
+        config.n_populations,
+        prepared.n_in_fit,
+        prepared.n_variants,
+    )
+    most = max(n_people // PEOPLE_PER_POPULATION, min(n_people, 1))
+    if k > most:
+        raise InputError(
+            f"{prepared.source}: {k} populations need {PEOPLE_PER_POPULATION * k} "
+            f"people, and {n_people} passed quality control; set -k to {most} or "
+            "less, or relax [qc]"
+        )
+    if k > n_variants:
+        raise InputError(
+            f"{prepared.source}: {k} populations need at least as many variants, and "
+            f"{n_variants} passed quality control; lower -k or relax [qc]"
+        )
 
 
 def _sample_start(task: _StartTask) -> _SampleStart:

@@ -336,7 +336,7 @@ def test_import__refuses_malformed_cohorts(
         ("0", "0 is not in the range x>=1"),
         ("-3", "-3 is not in the range x>=1"),
         ("two", "'two' is not a valid integer"),
-        ("9", "9 populations need at least as many people, and 8 passed"),
+        ("5", "5 populations need 10 people, and 8 passed .* set -k to 4 or less"),
     ],
 )
 def test_run__refuses_a_wrong_number_of_populations(

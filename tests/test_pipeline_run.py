@@ -160,8 +160,9 @@ def test_run__of_one_population_is_in_closed_form(
     found = read(output, "variant_population_frequency")[:, 0]
     np.testing.assert_allclose(found, p, atol=2e-6)
     assert summary["log_likelihood"] == pytest.approx(expected, rel=1e-7)
-    # The start is the maximum: rounds confirm it, and no sample was read.
-    assert summary["data_passes"] == len(summary["log_likelihood_trace"]) == 3
+    # The start is the maximum: no sample is read, and nothing is searched.
+    assert summary["data_passes"] == len(summary["log_likelihood_trace"]) == 1
+    assert summary["converged"] is True
     assert (read(output, "sample_ancestry_proportion") == 1).all()
     assert (read(output, "sample_ancestry_proportion_se") == 0).all()
 
@@ -364,16 +365,33 @@ def test_run__one_person_or_one_variant(
 
 
 @pytest.mark.parametrize(
-    ("n_variants", "n_samples", "what"), [(60, 4, "people"), (4, 60, "variants")]
+    ("n_variants", "n_samples", "message"),
+    [
+        (60, 9, "5 populations need 10 people, and 9 passed .* set -k to 4 or less"),
+        (4, 60, "5 populations need at least as many variants, and 4 passed"),
+    ],
 )
 def test_run__refuses_more_populations_than_the_data_can_carry(
-    workers: Cluster, tmp_path: Path, n_variants: int, n_samples: int, what: str
+    workers: Cluster, tmp_path: Path, n_variants: int, n_samples: int, message: str
 ):
     calls = helpers.random_genotypes(n_variants, n_samples)
-    message = f"cohort.vcz: 5 populations need at least as many {what}, and 4 passed"
     with pytest.raises(InputError, match=message):
         run_genotypes(calls, tmp_path, workers, minimal_config(5))
     assert not (tmp_path / "out").exists()
+
+
+def test_run__says_that_the_likelihood_is_flat_where_rounds_run_out(
+    workers: Cluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    calls = helpers.random_genotypes(120, 60)
+    output = run_genotypes(calls, tmp_path, workers, minimal_config(4, max_rounds=4))
+    summary = json.loads((output / "run.json").read_text())
+    assert summary["converged"] is False
+    (line,) = (r.getMessage() for r in caplog.records if "converge" in r.getMessage())
+    best = np.maximum.accumulate(summary["log_likelihood_trace"])
+    gain = (best[-1] - best[0]) / summary["observed_genotypes"]
+    assert f"in 4 rounds: the last 3 gained {gain:.1e} a genotype" in line
+    assert "lower -k, or raise fit.max_rounds" in line
 
 
 def test_run__more_than_twenty_populations(workers: Cluster, tmp_path: Path):
