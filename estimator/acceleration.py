@@ -133,7 +133,7 @@ def advance(search: Search, evaluation: Evaluation) -> Search:
     """
     if search.best is None:
         return replace(search, history=(evaluation,), best=evaluation)
-    gain = evaluation.log_likelihood - search.best.log_likelihood
+    gain = float(evaluation.log_likelihood - search.best.log_likelihood)
     if _is_fall(gain, search.tolerance):
         return _refuse(search, search.best)
     # A map that was refused is no secant.

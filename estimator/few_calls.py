@@ -66,7 +66,7 @@ def profile_errors(
     if k == 1:
         return jnp.zeros_like(ancestry)
     bend = symmetric_from_pairs(hessian.T, k)
-    slope = score.T - jnp.mean(score.T, axis=0)
+    slope = score.T - jnp.mean(score.T, axis=0, keepdims=True)
     distance = jnp.asarray(_DISTANCES)[:, None]
 
     def profile(entry: Array, value: Array) -> Array:
@@ -90,7 +90,8 @@ def profile_errors(
             level = jax.lax.map(partial(profile, entry), inside)
             sides.append(jnp.where(side == inside, level, -jnp.inf))
         both = jnp.stack(sides)
-        density = jnp.sum(jnp.exp(both - jnp.max(both, axis=(0, 1))), axis=0)
+        highest = jnp.max(both, axis=(0, 1), keepdims=True)
+        density = jnp.sum(jnp.exp(both - highest), axis=0)
         return _reach(distance, density)
 
     reach = jax.lax.map(of_entry, jnp.arange(k))

@@ -237,7 +237,6 @@ def _errors(
         model.error,
         find_absent(model.frequencies),
     )[:n_people]
-    found[n_called == 0] = np.nan
     return found
 
 

@@ -25,6 +25,7 @@ from estimator import (
     block_scores,
     centred,
     encoder,
+    few_calls,
     joint,
     likelihood,
     model,
@@ -241,6 +242,11 @@ CASES = {
             "error": uncertainty.PopulationError(f32(K, K), f32(K, K, K), f32(K, K)),
             "n_called": f32(N_PEOPLE),
         },
+    ),
+    "profile_errors": lambda: (
+        few_calls.profile_errors,
+        (Q, f32(N_PEOPLE, PAIRS), Q),
+        {},
     ),
     "reference_residuals": lambda: (
         residuals.reference_residuals,

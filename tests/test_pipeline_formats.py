@@ -167,7 +167,7 @@ def test_ingest__leaves_multiallelic_variants_out(
     np.testing.assert_array_equal(counts(tmp_path / "x"), CALLS.counts[kept])
     names = [CALLS.names[row] for row in kept]
     assert load(tmp_path / "x").variant_id.values.tolist() == names
-    assert f"{name}: 60 variants" in caplog.text
+    assert f"{name}: left out 60 variants" in caplog.text
     source = write(tmp_path / name, CALLS, alternates=["G,T"] * 150)
     with pytest.raises(InputError, match="has no biallelic variants"):
         ingest.ingest(source, tmp_path / "y", n_workers=0)

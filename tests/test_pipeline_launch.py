@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
@@ -56,11 +57,20 @@ class Stopped:
 def stop(
     process: "subprocess.Popen[str]", number: signal.Signals, *, group: bool
 ) -> Stopped:
-    began = time.monotonic()
+    began, moment = time.monotonic(), datetime.now(UTC)
     (os.killpg if group else os.kill)(process.pid, number)
     _, errors = process.communicate(timeout=60)
     seconds = time.monotonic() - began
-    return Stopped(process.returncode, errors.splitlines(), seconds, _of(process.pid))
+    lines = [line for line in errors.splitlines() if not _logged_before(line, moment)]
+    return Stopped(process.returncode, lines, seconds, _of(process.pid))
+
+
+def _logged_before(line: str, moment: datetime) -> bool:
+    """Whether a line was logged before a moment; what has no time was not."""
+    with contextlib.suppress(ValueError):
+        stamp = json.loads(line)["time"] if line.startswith("{") else line[:23]
+        return datetime.fromisoformat(stamp.replace(",", ".")).astimezone(UTC) < moment
+    return False
 
 
 def _of(session: int) -> list[int]:

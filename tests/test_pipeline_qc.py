@@ -397,7 +397,7 @@ def test_quality_control__refuses_unsorted_variants(tmp_path, contigs, positions
         variant_position=np.array(positions),
     )
     index = 2 if contigs[2] == 0 else 3
-    with pytest.raises(InputError, match=f"variant {index} is out of order; sort the"):
+    with pytest.raises(InputError, match=f"variant {index} is out of order; put them"):
         qc.quality_control(cohort, _config(max_ld_r2=0.5))
     assert qc.quality_control(cohort, OPEN).variant_mask.all()
 

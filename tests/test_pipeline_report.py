@@ -232,7 +232,7 @@ def test_write_report__any_alphabet(tmp_path: Path) -> None:
 def test_write_report__without_labels(tmp_path: Path) -> None:
     shares = dirichlet(50, 3)
     page = page_of(tmp_path, shares)
-    assert "as the cohort has no labels" in page
+    assert "as no groups are given" in page
     counts = np.bincount(shares.argmax(1), minlength=3)
     listed = [row[:2] for row in rows_of(page) if row[0].startswith("mostly")]
     assert listed == [[f"mostly {k + 1}", f"{counts[k]}"] for k in range(3)]

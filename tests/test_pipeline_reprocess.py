@@ -255,7 +255,7 @@ def test_reprocess__a_half_call_of_somebody_new_leaves_the_others(folder: Path):
     calls[3, N_PEOPLE, 1], calls[3, N_PEOPLE, 0] = -1, 1
     write(folder / "cohort.vcz", range(N_PEOPLE + 1), calls)
     said = bring_up_to_date(config(folder))
-    assert said == "published version 2: 1 new people, 0 changed, 0 left"
+    assert said == "published version 2: 1 new person, 0 changed, 0 left"
 
 
 def test_reprocess__settings_of_the_projection_concern_everybody(folder: Path):

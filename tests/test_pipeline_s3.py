@@ -396,7 +396,12 @@ def test_lock__is_refreshed(proxy: Proxy, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_cli__takes_urls(proxy: Proxy, tmp_path: Any):
-    arguments = ["report", str(remote("none.zarr")), "--output", str(tmp_path / "x")]
+    arguments = [
+        "report",
+        str(remote("none.zarr")),
+        "--output",
+        str(tmp_path / "x.html"),
+    ]
     result = click.testing.CliRunner().invoke(cli.main, arguments)
     assert result.exit_code == 2
     assert "s3://bucket/none.zarr does not exist; check the path" in result.stderr
