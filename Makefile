@@ -16,7 +16,7 @@ define need
 		{ echo "make $@ could not install $(2); apt-get says why above" >&2; exit 1; }
 endef
 
-.PHONY: venv demo test test-slurm test-advice image-test soak lint bench clean
+.PHONY: venv demo test test-slurm test-advice install-test image-test soak lint bench clean
 
 venv: $(STAMP)
 
@@ -47,6 +47,10 @@ test-slurm: venv
 test-advice: venv
 	$(call need,plink2 bcftools tabix,plink2 bcftools tabix)
 	$(BIN)/python -m pytest tests/test_pipeline_advice.py
+
+# What `pip install .` gives, with the pip that Python brings and no constraints.
+install-test: venv
+	$(BIN)/python -m pytest -m install tests/test_install.py
 
 # Needs root: builds deploy/Dockerfile on a Debian made for it, and runs the image.
 image-test: venv
