@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 
-from pipeline import candidates, decode, linkage, prepare, qc, relatedness
+from pipeline import candidates, decode, kinship, linkage, prepare, qc, relatedness
 from pipeline.calls import CohortCalls
 from pipeline.candidates import Candidates
 from pipeline.cohort import Cohort
@@ -51,6 +51,7 @@ def _contents(path: Path) -> dict[str, bytes]:
 @pytest.fixture(autouse=True)
 def few_variants_tell_relatives(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(relatedness, "MIN_VARIANTS", 20)
+    monkeypatch.setattr(kinship, "MIN_SHARED_CALLS", 20)
     monkeypatch.setattr(linkage, "_BLOCK_CALLS", 1_000)
 
 
